@@ -1,0 +1,74 @@
+//! What a reset is counted under in the kernel.
+
+use crate::cause::{Cause, Impact};
+
+/// Key of the count map. Nothing in it is chosen by a stranger: `port` is set
+/// only where this host's own programs chose it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct CountKey {
+    /// [`crate::cause::Direction`] as a byte.
+    pub direction: u8,
+    /// [`crate::cause::Cause`] as a byte.
+    pub cause: u8,
+    /// [`crate::cause::Impact`] as a byte.
+    pub impact: u8,
+    /// [`crate::cause::Role`] as a byte.
+    pub role: u8,
+    /// The kernel's own number, or [`crate::reason::RAW_NONE`].
+    pub reason: u16,
+    /// The service's port in host byte order, 0 where there is none to name.
+    pub port: u16,
+}
+
+const _: () = assert!(size_of::<CountKey>() == 8);
+
+/// Value of the count map, one for each CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct CountValue {
+    /// Resets counted; written only by the program of the key's direction.
+    pub resets: u64,
+    /// Of these, how many turned out to be no reset: `tcp_receive_reset` also
+    /// fires for data after shutdown, where this host sends the reset. Written
+    /// only by the `tcp_send_reset` program, so the two never race on a CPU.
+    pub retracted: u64,
+}
+
+const _: () = assert!(size_of::<CountValue>() == 16);
+
+/// Directions, as a size.
+const DIRECTIONS: usize = 2;
+/// Room for causes in [`overflow_index`]; a power of two.
+const CAUSES: usize = 32;
+/// Room for impacts in [`overflow_index`]; a power of two.
+const IMPACTS: usize = 4;
+
+const _: () = assert!(Cause::ALL.len() <= CAUSES && Impact::ALL.len() <= IMPACTS);
+
+/// Entries of the array that counts what the full count map can't take.
+pub const OVERFLOW_ENTRIES: usize = DIRECTIONS * CAUSES * IMPACTS;
+
+/// Where a key is counted once the count map is full: direction, cause and
+/// impact are kept, the rest reads `other`. Always below [`OVERFLOW_ENTRIES`].
+#[must_use]
+#[inline(always)]
+pub const fn overflow_index(direction: u8, cause: u8, impact: u8) -> u32 {
+    let direction = direction as usize & (DIRECTIONS - 1);
+    let cause = cause as usize & (CAUSES - 1);
+    let impact = impact as usize & (IMPACTS - 1);
+    // Below 256, so the cast loses nothing.
+    #[expect(clippy::cast_possible_truncation, reason = "below OVERFLOW_ENTRIES")]
+    let index = ((direction * CAUSES + cause) * IMPACTS + impact) as u32;
+    index
+}
+
+/// The (direction, cause, impact) bytes of an index made by [`overflow_index`].
+#[must_use]
+pub const fn overflow_parts(index: usize) -> (usize, usize, usize) {
+    (
+        index / (CAUSES * IMPACTS) % DIRECTIONS,
+        index / IMPACTS % CAUSES,
+        index % IMPACTS,
+    )
+}

@@ -1,0 +1,162 @@
+//! The record that travels through the ring buffer.
+
+use crate::count::CountKey;
+use crate::facts::Facts;
+
+/// One reset in detail. Fixed size, integers only, every byte initialised by
+/// the program that writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Event {
+    /// What the classifier decided from.
+    pub facts: Facts,
+    /// `CLOCK_MONOTONIC` when the tracepoint fired, nanoseconds.
+    pub ktime_ns: u64,
+    /// `jiffies64` at the same moment. Together with `ktime_ns` it gives the
+    /// kernel's HZ.
+    pub jiffies: u64,
+    /// Socket cookie (`sock_common.skc_cookie`).
+    pub sock_cookie: u64,
+    /// Network namespace cookie (`net.net_cookie`).
+    pub netns_cookie: u64,
+    /// Inode of the cgroup v2 directory the socket was created in.
+    pub cgroup_id: u64,
+    /// Inode of the network namespace, as in `/proc/PID/ns/net`.
+    pub netns: u32,
+    /// Bit set of [`known`]: which of the fields of this struct hold a value.
+    pub known: u32,
+    /// Owner of the socket (`sk_uid`).
+    pub uid: u32,
+    /// Process (thread group) that caused the reset.
+    pub pid: u32,
+    /// Its command name, padded with zeros.
+    pub comm: [u8; 16],
+    /// Smoothed round trip time, microseconds.
+    pub srtt_us: u32,
+    /// Segments retransmitted over the connection's life.
+    pub retransmits: u32,
+    /// Keep-alive idle time in force, jiffies.
+    pub keepalive_time: u32,
+    /// Keep-alive interval in force, jiffies.
+    pub keepalive_intvl: u32,
+    /// This host's address: 4 bytes in network order for IPv4, else 16.
+    pub local_addr: [u8; 16],
+    /// The peer's address, likewise.
+    pub remote_addr: [u8; 16],
+    /// This host's port, host byte order.
+    pub local_port: u16,
+    /// The peer's port, host byte order.
+    pub remote_port: u16,
+    /// [`crate::tcp::AF_INET`] or [`crate::tcp::AF_INET6`].
+    pub family: u16,
+    /// The kernel's reason number, or [`crate::reason::RAW_NONE`].
+    pub reason: u16,
+    /// Keep-alive probe count in force.
+    pub keepalive_probes: u8,
+    /// [`crate::cause::Cause`] as a byte.
+    pub cause: u8,
+    /// [`crate::cause::Impact`] as a byte.
+    pub impact: u8,
+    /// [`crate::cause::Role`] as a byte.
+    pub role: u8,
+    /// Slot of the table of [`Doubt`]s plus one, or 0. In a received event:
+    /// this may be no reset. In a sent one: the receive event of the same
+    /// connection was none.
+    pub doubt: u32,
+}
+
+const _: () = assert!(size_of::<Event>() == 224);
+
+/// Size of an [`Event`] on the wire, bytes.
+pub const EVENT_SIZE: usize = size_of::<Event>();
+
+/// Bits of [`Event::known`].
+pub mod known {
+    /// `family`, both addresses, both ports.
+    pub const TUPLE: u32 = 1 << 0;
+    /// `netns`.
+    pub const NETNS: u32 = 1 << 1;
+    /// `netns_cookie`.
+    pub const NETNS_COOKIE: u32 = 1 << 2;
+    /// `sock_cookie`.
+    pub const SOCK_COOKIE: u32 = 1 << 3;
+    /// `cgroup_id`.
+    pub const CGROUP: u32 = 1 << 4;
+    /// `uid`.
+    pub const UID: u32 = 1 << 5;
+    /// `pid` and `comm`.
+    pub const OWNER: u32 = 1 << 6;
+    /// `srtt_us`.
+    pub const SRTT: u32 = 1 << 7;
+    /// `retransmits`.
+    pub const RETRANSMITS: u32 = 1 << 8;
+    /// `keepalive_time`, `keepalive_intvl`, `keepalive_probes`.
+    pub const KEEPALIVE: u32 = 1 << 9;
+}
+
+/// A receive event that may be none.
+///
+/// In FIN_WAIT with the receiving half shut down, `tcp_receive_reset` fires for
+/// a RST and also for plain data (`tcp_rcv_state_process` calls `tcp_reset`;
+/// 5.10 to 7.3), where `tcp_send_reset` follows for the same socket. Which of
+/// the two it was is not known when it fires, so the receive program leaves its
+/// mark here and the send program looks for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Doubt {
+    /// Low half of the socket's address, and `rcv_nxt`: with the ports this
+    /// tells the connection from the next one at the same address.
+    pub connection: u64,
+    /// [`Doubt::ports`] of the connection.
+    pub ports: u32,
+    /// 1 once the send program has taken the receive event back.
+    pub retracted: u32,
+    /// What the receive event was counted under.
+    pub key: CountKey,
+}
+
+impl Doubt {
+    /// Both ports in one number, never 0 for a connection.
+    #[must_use]
+    #[inline(always)]
+    pub const fn ports(local: u16, remote: u16) -> u32 {
+        (local as u32) << 16 | remote as u32
+    }
+}
+
+/// Slots of the table of [`Doubt`]s; a power of two. The programs need an entry
+/// for the microsecond between the two tracepoints, the reader for the moment
+/// it holds a doubtful event back.
+pub const DOUBT_SLOTS: usize = 1024;
+
+/// State shared between the programs and the ring buffer's reader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Control {
+    /// 1 when the reader sleeps and wants a wake-up for the next record.
+    pub need_wake: u64,
+    /// Detailed events the reader allows, counted from the start; the reader
+    /// tops it up, so a reader that has stopped stops the detail by itself.
+    pub allowed: u64,
+    /// Keeps `used` on a cache line of its own: every CPU reads the fields
+    /// above for every reset, and writes `used` only when it sends detail.
+    pub pad: [u64; 6],
+    /// Detailed events sent, counted from the start. May overshoot `allowed`
+    /// by one for each CPU.
+    pub used: u64,
+}
+
+const _: () = assert!(core::mem::offset_of!(Control, used) == 64);
+
+/// What became of the detailed events, one for each CPU. The counts of resets
+/// never depend on these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct DetailStats {
+    /// Put into the ring buffer.
+    pub submitted: u64,
+    /// Left out because the budget was used up.
+    pub sampled_out: u64,
+    /// Left out because the ring buffer was full.
+    pub lost: u64,
+}

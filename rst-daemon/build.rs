@@ -1,0 +1,70 @@
+//! Compiles the eBPF programs (crate `rst-ebpf`) to `OUT_DIR/rst-ebpf-object`, which the library
+//! embeds.
+//!
+//! It drives cargo itself instead of through aya-build, which leaves no way to set the target
+//! cpu. It installs nothing: what is missing is the business of `cargo xtask setup`.
+
+use std::{env, fs, path::PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+
+#[path = "../xtask/src/toolchain.rs"]
+mod toolchain;
+
+use toolchain::Toolchain;
+
+/// Binary target of `rst-ebpf`, and the file's name in OUT_DIR.
+const OBJECT: &str = "rst-ebpf-object";
+
+fn main() -> Result<()> {
+    // The dependency on the empty library of `rst-ebpf` reruns this script when one of its
+    // dependencies changes, `rst-common` among them. Its binary's own files are added here.
+    println!("cargo::rerun-if-changed=../rst-ebpf");
+
+    let Some(toolchain) = Toolchain::find() else {
+        return give_up("no Rust toolchain for eBPF is installed");
+    };
+    if !toolchain::linker_found() {
+        return give_up("bpf-linker is missing or too old");
+    }
+    compile(toolchain)
+}
+
+/// One line that cargo prints as the error of this package, instead of a script's failure.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "ends main, and cargo turns the line into a failure"
+)]
+fn give_up(what: &str) -> Result<()> {
+    println!("cargo::error={what}: run `cargo xtask setup`");
+    Ok(())
+}
+
+fn compile(toolchain: Toolchain) -> Result<()> {
+    let out_dir = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
+    let arch = env::var_os("CARGO_CFG_TARGET_ARCH").context("CARGO_CFG_TARGET_ARCH is not set")?;
+    // A directory of its own: the outer cargo holds the lock of the usual one.
+    let target_dir = out_dir.join("ebpf");
+
+    let mut cargo = toolchain.cargo("build");
+    cargo
+        .args(["--release", "--bin", OBJECT, "--target-dir"])
+        .arg(&target_dir)
+        // The host's registers, whose layout aya-ebpf needs to know.
+        .env("AYA_BPF_TARGET_ARCH", arch);
+    let status = cargo
+        .status()
+        .with_context(|| format!("cannot run {cargo:?}"))?;
+    ensure!(
+        status.success(),
+        "the eBPF programs do not compile, see above ({status})"
+    );
+
+    let built = target_dir
+        .join(toolchain::TARGET)
+        .join("release")
+        .join(OBJECT);
+    fs::copy(&built, out_dir.join(OBJECT))
+        .with_context(|| format!("cannot copy {}", built.display()))?;
+    Ok(())
+}

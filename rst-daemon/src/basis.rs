@@ -1,0 +1,155 @@
+//! What a verdict rests on, in words with the numbers.
+
+use rst_common::cause::{Cause, Direction};
+use rst_common::event::Event;
+use rst_common::facts::{Facts, known};
+use rst_common::tcp::{flag, sock_flag, state};
+
+use crate::clock::Hz;
+
+/// One line: what was seen that decided the cause.
+#[must_use]
+pub fn basis(cause: Cause, event: &Event, hz: Hz) -> String {
+    let facts = &event.facts;
+    let received = facts.direction == Direction::Received as u8;
+    match cause {
+        Cause::Refused if received => "our connection attempt was answered by a reset".to_owned(),
+        Cause::Refused => "a SYN arrived for a port without a listener".to_owned(),
+        Cause::ListenOverflow => "the handshake's last ACK found the accept queue full".to_owned(),
+        Cause::Stray => format!("{} for no connection of this host", segment(facts)),
+        Cause::LateData => format!(
+            "{} arrived after this host had closed the connection",
+            segment(facts)
+        ),
+        Cause::UnreadData => format!("closed with {}", unread(facts)),
+        Cause::ProcessExit => format!(
+            "the process was {} and left {}",
+            exiting(facts),
+            unread(facts)
+        ),
+        Cause::AppAbort => {
+            let mut text = "closed with SO_LINGER on and a linger time of 0".to_owned();
+            for (name, bits, bytes) in [
+                ("unread", known::UNREAD, facts.unread),
+                ("unsent", known::UNSENT, facts.unsent),
+                ("unacknowledged", known::UNACKED, facts.unacked),
+            ] {
+                if facts.knows(bits) && bytes != 0 {
+                    text.push_str(&format!(", {} {name}", bytes_text(bytes)));
+                }
+            }
+            text
+        }
+        Cause::AdminKill => format!("destroyed while still {}", state_name(facts)),
+        Cause::KeepaliveTimeout => format!(
+            "{} keep-alive probes without an answer",
+            facts
+                .get(known::PROBES_OUT, |facts| facts.probes_out.to_string())
+                .unwrap_or_else(|| "all".to_owned())
+        ),
+        Cause::MemoryPressure => "the kernel's orphan or TCP memory limit was reached".to_owned(),
+        Cause::ProtocolError => format!("{} in {}", segment(facts), state_name(facts)),
+        Cause::PeerClosed => format!(
+            "the peer had closed ({}){}",
+            state_name(facts),
+            undelivered(facts)
+        ),
+        Cause::AfterClose => format!(
+            "this host had closed its end ({}{}){}",
+            state_name(facts),
+            if facts.sock_flags & sock_flag::DEAD != 0 {
+                ", orphaned"
+            } else {
+                ""
+            },
+            undelivered(facts)
+        ),
+        Cause::Unknown => unknown(facts, hz),
+    }
+}
+
+fn unknown(facts: &Facts, hz: Hz) -> String {
+    if facts.knows(known::SEGMENT) {
+        return match facts.get(known::STATE, |facts| facts.state) {
+            Some(state) => format!(
+                "{} met a socket in {}",
+                segment(facts),
+                state::name(state).unwrap_or("an unnamed state")
+            ),
+            None => format!("{} met no socket", segment(facts)),
+        };
+    }
+    let mut text = if facts.state == state::CLOSE {
+        "the socket was closed by this host".to_owned()
+    } else {
+        state_name(facts).to_owned()
+    };
+    if facts.knows(known::IDLE_SEGMENT) {
+        let seconds = hz.milliseconds(facts.idle_segment) / 100;
+        text.push_str(&format!(
+            ", last segment of the peer {}.{} s before",
+            seconds / 10,
+            seconds % 10
+        ));
+    }
+    text.push_str(&undelivered(facts));
+    text
+}
+
+fn state_name(facts: &Facts) -> &'static str {
+    state::name(facts.state).unwrap_or("an unnamed state")
+}
+
+/// ", 460 bytes undelivered", or nothing.
+fn undelivered(facts: &Facts) -> String {
+    if !facts.knows(known::UNACKED | known::UNSENT) {
+        return String::new();
+    }
+    match facts.unacked.saturating_add(facts.unsent) {
+        0 => ", nothing undelivered".to_owned(),
+        bytes => format!(", {} sent and not acknowledged", bytes_text(bytes)),
+    }
+}
+
+fn unread(facts: &Facts) -> String {
+    match facts.get(known::UNREAD, |facts| facts.unread) {
+        Some(bytes) => format!("{} unread", bytes_text(bytes)),
+        None => "bytes unread".to_owned(),
+    }
+}
+
+fn bytes_text(bytes: u32) -> String {
+    if bytes == 1 {
+        "1 byte".to_owned()
+    } else {
+        format!("{bytes} bytes")
+    }
+}
+
+fn exiting(facts: &Facts) -> String {
+    match facts.get(known::EXIT_CODE, |facts| facts.exit_code) {
+        Some(code) if code & 0x7f != 0 => format!("killed by signal {}", code & 0x7f),
+        Some(code) => format!("exiting with status {}", code >> 8 & 0xff),
+        None => "exiting".to_owned(),
+    }
+}
+
+/// "a SYN", "an ACK with 12 bytes", ..
+fn segment(facts: &Facts) -> String {
+    if !facts.knows(known::SEGMENT) {
+        return "a segment".to_owned();
+    }
+    let flags = facts.segment_flags;
+    let name = match (flags & flag::SYN != 0, flags & flag::ACK != 0) {
+        (true, true) => "a SYN-ACK",
+        (true, false) => "a SYN",
+        (false, _) if flags & flag::FIN != 0 => "a FIN",
+        (false, true) => "an ACK",
+        (false, false) => "a segment without ACK",
+    };
+    if facts.payload_len == 0 {
+        name.to_owned()
+    } else {
+        format!("{name} with {}", bytes_text(facts.payload_len))
+    }
+}

@@ -1,0 +1,109 @@
+//! The kernel's clocks in terms of ours: jiffies and CLOCK_MONOTONIC.
+
+use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+
+/// Timer ticks a second, CONFIG_HZ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hz(u32);
+
+/// The values that Kconfig offers on any architecture (kernel/Kconfig.hz,
+/// arch/*/Kconfig, 7.2).
+const CHOICES: [u32; 10] = [24, 48, 64, 100, 128, 250, 256, 300, 1000, 1024];
+
+impl Hz {
+    /// HZ from one reading of both clocks. `jiffies` starts 300 seconds before
+    /// its lower half wraps (`INITIAL_JIFFIES`, include/linux/jiffies.h) and
+    /// then counts HZ a second of CLOCK_MONOTONIC, so only one choice fits:
+    /// neighbours differ by 300 ticks and more from the first moment on.
+    #[must_use]
+    pub fn of(ktime_ns: u64, jiffies: u64) -> Self {
+        let distance = |hz: u32| {
+            let start = (1u64 << 32) - 300 * u64::from(hz);
+            let ticks = u128::from(ktime_ns) * u128::from(hz) / 1_000_000_000;
+            (u128::from(start) + ticks).abs_diff(u128::from(jiffies))
+        };
+        Self(
+            CHOICES
+                .into_iter()
+                .min_by_key(|hz| distance(*hz))
+                .unwrap_or(CHOICES[0]),
+        )
+    }
+
+    /// Milliseconds of a number of jiffies.
+    #[must_use]
+    pub fn milliseconds(self, jiffies: u32) -> u64 {
+        u64::from(jiffies) * 1000 / u64::from(self.0)
+    }
+}
+
+/// The difference between wall clock and CLOCK_MONOTONIC at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WallClock {
+    offset_ns: i128,
+}
+
+impl WallClock {
+    /// Reads both clocks now. Taken anew for each round of events, so that a
+    /// stepped clock shows at once.
+    #[must_use]
+    pub fn now() -> Self {
+        let ns = |clock| {
+            let time = clock_gettime(clock);
+            i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
+        };
+        Self::from_offset(ns(ClockId::Realtime) - ns(ClockId::Monotonic))
+    }
+
+    /// A clock that is `offset_ns` ahead of CLOCK_MONOTONIC.
+    #[must_use]
+    pub fn from_offset(offset_ns: i128) -> Self {
+        Self { offset_ns }
+    }
+
+    /// Wall-clock time of a CLOCK_MONOTONIC reading. Outside the years that
+    /// `Timestamp` covers, the nearest it covers.
+    #[must_use]
+    pub fn at(self, ktime_ns: u64) -> Timestamp {
+        let ns = self.offset_ns + i128::from(ktime_ns);
+        Timestamp::from_nanosecond(ns).unwrap_or(if ns < 0 {
+            Timestamp::MIN
+        } else {
+            Timestamp::MAX
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hz_follows_from_one_reading() {
+        for hz in CHOICES {
+            for seconds in [0, 1, 60, 86_400, 1000 * 86_400] {
+                let jiffies = (1u64 << 32) - 300 * u64::from(hz) + seconds * u64::from(hz);
+                // Half a second of drift between the two clocks.
+                let ktime = seconds * 1_000_000_000 + 500_000_000;
+                assert_eq!(Hz::of(ktime, jiffies), Hz(hz), "after {seconds} s");
+            }
+        }
+    }
+
+    #[test]
+    fn jiffies_become_milliseconds() {
+        assert_eq!(Hz(250).milliseconds(250), 1000);
+        assert_eq!(Hz(1000).milliseconds(u32::MAX), 4_294_967_295);
+    }
+
+    #[test]
+    fn monotonic_time_becomes_wall_clock_time() {
+        let clock = WallClock::from_offset(1_795_225_402_000_000_000);
+        assert_eq!(
+            clock.at(123_456_789).to_string(),
+            "2026-11-21T01:43:22.123456789Z"
+        );
+        assert_eq!(WallClock::from_offset(i128::MAX / 2).at(0), Timestamp::MAX);
+    }
+}

@@ -1,0 +1,195 @@
+//! Turns an event of the kernel into a [`Reset`]: names instead of numbers,
+//! milliseconds instead of jiffies, `null` instead of what is not known.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use rst_common::cause::{Cause, Direction, Impact, Origin, Role, Turn};
+use rst_common::classify::turn;
+use rst_common::event::{self, Event};
+use rst_common::facts::{Facts, known};
+use rst_common::reason::RAW_NONE;
+use rst_common::tcp::{AF_INET, AF_INET6, sock_flag, state};
+
+use crate::basis;
+use crate::clock::{Hz, WallClock};
+use crate::reset::{Endpoint, Exit, Keepalive, Linger, Owner, Packet, Reset, VERSION};
+
+/// What stays the same from event to event.
+#[derive(Clone, Debug)]
+pub struct Joiner {
+    host: String,
+    reason_names: Vec<Option<String>>,
+}
+
+impl Joiner {
+    /// `reason_names`: the kernel's reason names by number.
+    #[must_use]
+    pub fn new(host: String, reason_names: Vec<Option<String>>) -> Self {
+        Self { host, reason_names }
+    }
+
+    /// Name of a kernel reason; `unknown:<n>` for a number that the kernel's
+    /// BTF does not name.
+    #[must_use]
+    pub fn reason(&self, raw: u16) -> Option<String> {
+        if raw == RAW_NONE {
+            return None;
+        }
+        let name = self.reason_names.get(usize::from(raw)).cloned().flatten();
+        Some(name.unwrap_or_else(|| format!("unknown:{raw}")))
+    }
+
+    /// The reset an event tells of.
+    #[must_use]
+    pub fn join(&self, event: &Event, clock: WallClock) -> Reset {
+        let facts = &event.facts;
+        let hz = Hz::of(event.ktime_ns, event.jiffies);
+        let knows = |bit: u32| event.known & bit != 0;
+        let bit = |bit: u32, value: bool| knows(bit).then_some(value);
+        let ms = |bits: u32, jiffies: u32| facts.get(bits, |_| hz.milliseconds(jiffies));
+        let (local, remote) = endpoints(event).unzip();
+        let cause = Cause::from_byte(event.cause).unwrap_or(Cause::Unknown);
+        let flags = facts.get(known::SOCK_FLAGS, |facts| facts.sock_flags);
+        let origin = Origin::from_byte(facts.origin).unwrap_or(Origin::None);
+        Reset {
+            v: VERSION,
+            time: clock.at(event.ktime_ns),
+            host: self.host.clone(),
+            direction: label(Direction::from_byte(facts.direction).map(Direction::label)),
+            cause: cause.label().to_owned(),
+            impact: label(Impact::from_byte(event.impact).map(Impact::label)),
+            basis: basis::basis(cause, event, hz),
+            origin: origin.label().to_owned(),
+            reason: self.reason(event.reason),
+            local,
+            remote,
+            family: local.map(|end| if end.ip.is_ipv4() { "ipv4" } else { "ipv6" }.to_owned()),
+            role: label(Role::from_byte(event.role).map(Role::label)),
+            state: state_before(facts).map(str::to_owned),
+            owner: bit(event::known::OWNER, true).map(|_| Owner {
+                pid: Some(event.pid),
+                comm: comm(&event.comm),
+                source: "current".to_owned(),
+            }),
+            workload: None,
+            cgroup: None,
+            uid: knows(event::known::UID).then_some(event.uid),
+            netns: knows(event::known::NETNS).then_some(event.netns),
+            cookie: knows(event::known::SOCK_COOKIE).then_some(event.sock_cookie),
+            community_id: None,
+            turn: match turn(facts) {
+                Turn::Unknown => None,
+                turn @ (Turn::Us | Turn::Peer) => Some(turn.label().to_owned()),
+            },
+            idle_rx_ms: data_received(facts)
+                .is_some_and(|bytes| bytes > 0)
+                .then(|| ms(known::IDLE_RX, facts.idle_rx))
+                .flatten(),
+            idle_tx_ms: (facts.bytes_sent > 0)
+                .then(|| ms(known::IDLE_TX, facts.idle_tx))
+                .flatten(),
+            idle_segment_ms: ms(known::IDLE_SEGMENT, facts.idle_segment),
+            probes_out: facts.get(known::PROBES_OUT, |facts| u32::from(facts.probes_out)),
+            age_ms: None,
+            bytes_sent: facts.get(known::BYTES_SENT | known::BYTES_RETRANS, |facts| {
+                facts.bytes_sent.saturating_sub(facts.bytes_retrans)
+            }),
+            bytes_received: data_received(facts),
+            unacked_bytes: facts.get(known::UNACKED, |facts| facts.unacked),
+            unread_bytes: facts.get(known::UNREAD, |facts| facts.unread),
+            srtt_us: knows(event::known::SRTT).then_some(event.srtt_us),
+            retransmits: knows(event::known::RETRANSMITS).then_some(event.retransmits),
+            keepalive: flags.map(|flags| keepalive(event, flags, hz)),
+            linger: flags
+                .filter(|flags| flags & sock_flag::LINGER != 0)
+                .and_then(|_| facts.get(known::LINGER_TIME, |facts| facts.linger_time))
+                .map(|jiffies| Linger {
+                    time_s: hz.milliseconds(jiffies) / 1000,
+                }),
+            exit: exit(facts),
+            packet: Packet::default(),
+            hint: None,
+            advice: None,
+        }
+    }
+}
+
+fn label(label: Option<&'static str>) -> String {
+    label.unwrap_or("unknown").to_owned()
+}
+
+/// The state before the reset. `CLOSE` is what a reset leaves behind, so it
+/// tells nothing.
+fn state_before(facts: &Facts) -> Option<&'static str> {
+    facts
+        .get(known::STATE, |facts| facts.state)
+        .filter(|state| *state != state::CLOSE)
+        .and_then(state::name)
+}
+
+/// Payload bytes received: the kernel counts the peer's FIN as one.
+fn data_received(facts: &Facts) -> Option<u64> {
+    facts.get(known::BYTES_RECEIVED | known::SOCK_FLAGS, |facts| {
+        let fin = u64::from(facts.sock_flags & sock_flag::DONE != 0);
+        facts.bytes_received.saturating_sub(fin)
+    })
+}
+
+fn keepalive(event: &Event, flags: u8, hz: Hz) -> Keepalive {
+    let known = event.known & event::known::KEEPALIVE != 0;
+    Keepalive {
+        enabled: flags & sock_flag::KEEPOPEN != 0,
+        time_s: known.then(|| hz.milliseconds(event.keepalive_time) / 1000),
+        interval_s: known.then(|| hz.milliseconds(event.keepalive_intvl) / 1000),
+        probes: known.then(|| u32::from(event.keepalive_probes)),
+    }
+}
+
+/// Exit status or signal of an exiting process, as `wait(2)` encodes it.
+fn exit(facts: &Facts) -> Option<Exit> {
+    if facts.exiting == 0 {
+        return None;
+    }
+    let code = facts.get(known::EXIT_CODE, |facts| facts.exit_code)?;
+    let signal = code & 0x7f;
+    Some(Exit {
+        code: (signal == 0).then_some(code >> 8 & 0xff),
+        signal: (signal != 0).then_some(signal),
+    })
+}
+
+fn endpoints(event: &Event) -> Option<(Endpoint, Endpoint)> {
+    if event.known & event::known::TUPLE == 0 {
+        return None;
+    }
+    let local = Endpoint {
+        ip: address(event.family, event.local_addr)?,
+        port: event.local_port,
+    };
+    let remote = Endpoint {
+        ip: address(event.family, event.remote_addr)?,
+        port: event.remote_port,
+    };
+    Some((local, remote))
+}
+
+fn address(family: u16, bytes: [u8; 16]) -> Option<IpAddr> {
+    match family {
+        AF_INET => {
+            let [a, b, c, d, ..] = bytes;
+            Some(Ipv4Addr::new(a, b, c, d).into())
+        }
+        AF_INET6 => Some(Ipv6Addr::from(bytes).to_canonical()),
+        _ => None,
+    }
+}
+
+/// A command name up to its first zero byte. The process chose it, so anything
+/// may be in it; renderers escape it.
+fn comm(bytes: &[u8; 16]) -> String {
+    let len = bytes
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..len]).into_owned()
+}

@@ -1,0 +1,9 @@
+//! Everything that touches the kernel: BTF, loading, the ring buffer, the maps.
+
+pub mod btf;
+pub mod control;
+pub mod counters;
+pub mod layout;
+pub mod load;
+pub mod preflight;
+pub mod ring;

@@ -1,0 +1,170 @@
+//! The page shared with the programs: wake-up flag and budget of detail.
+
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use rst_common::event::Control;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+/// The mmapped value of the `CONTROL` map.
+pub struct ControlPage {
+    page: NonNull<Control>,
+    len: usize,
+}
+
+// SAFETY: the page is only touched through atomics.
+unsafe impl Send for ControlPage {}
+// SAFETY: as above.
+unsafe impl Sync for ControlPage {}
+
+impl ControlPage {
+    /// Maps the first value of a mmapable array of [`Control`].
+    pub fn map(fd: impl AsFd) -> std::io::Result<Self> {
+        let len = rustix::param::page_size();
+        // SAFETY: a fresh shared mapping of one page at an address the kernel
+        // chooses; nothing else in the process knows it.
+        let page = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                fd,
+                0,
+            )
+        }?;
+        let page = NonNull::new(page.cast())
+            .ok_or_else(|| std::io::Error::other("mmap returned address 0"))?;
+        Ok(Self { page, len })
+    }
+
+    fn atomic(&self, field: impl FnOnce(*mut Control) -> *mut u64) -> &AtomicU64 {
+        // SAFETY: the pointer is inside the mapping, which lives as long as
+        // self, 8-byte aligned (page start plus a field offset of a repr(C)
+        // struct of u64), and only accessed atomically.
+        unsafe { AtomicU64::from_ptr(field(self.page.as_ptr())) }
+    }
+
+    /// Asks the programs to wake us for the next record. The caller must look
+    /// at the ring once more after this and before it sleeps.
+    pub fn ask_for_wake(&self) {
+        // SAFETY: projects a field of the mapped struct without reading it.
+        let flag = self.atomic(|control| unsafe { &raw mut (*control).need_wake });
+        flag.store(1, Ordering::Relaxed);
+        // Pairs with the full barrier of the kernel's commit: either we see the
+        // record or the program sees the flag.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Takes the request back.
+    pub fn stay_awake(&self) {
+        // SAFETY: projects a field of the mapped struct without reading it.
+        let flag = self.atomic(|control| unsafe { &raw mut (*control).need_wake });
+        flag.store(0, Ordering::Relaxed);
+    }
+
+    /// Detailed events sent since the start.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        // SAFETY: projects a field of the mapped struct without reading it.
+        let used = self.atomic(|control| unsafe { &raw mut (*control).used });
+        used.load(Ordering::Relaxed)
+    }
+
+    /// Sets how many detailed events may have been sent since the start.
+    pub fn allow(&self, total: u64) {
+        // SAFETY: projects a field of the mapped struct without reading it.
+        let allowed = self.atomic(|control| unsafe { &raw mut (*control).allowed });
+        allowed.store(total, Ordering::Relaxed);
+    }
+}
+
+impl Drop for ControlPage {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `map`; no reference outlives self.
+        // Failing would leave one page mapped until exit.
+        let _ = unsafe { munmap(self.page.as_ptr().cast(), self.len) };
+    }
+}
+
+/// Token bucket for detailed events: `rate` a second, at most one second's
+/// worth saved up.
+#[derive(Debug)]
+pub struct Budget {
+    rate: u64,
+    allowed: u64,
+    /// Nanoseconds of credit not yet turned into a whole event, times `rate`.
+    remainder: u128,
+    last_ns: u64,
+}
+
+const SECOND: u128 = 1_000_000_000;
+
+impl Budget {
+    /// A full bucket at `now_ns`.
+    #[must_use]
+    pub fn new(rate: u32, now_ns: u64) -> Self {
+        Self {
+            rate: u64::from(rate),
+            allowed: u64::from(rate),
+            remainder: 0,
+            last_ns: now_ns,
+        }
+    }
+
+    /// Adds the credit of the time passed; returns the new total allowance.
+    pub fn top_up(&mut self, now_ns: u64, used: u64) -> u64 {
+        let elapsed = now_ns.saturating_sub(self.last_ns);
+        self.last_ns = now_ns;
+        let credit = self.remainder + u128::from(elapsed) * u128::from(self.rate);
+        self.remainder = credit % SECOND;
+        let whole = u64::try_from(credit / SECOND).unwrap_or(u64::MAX);
+        self.allowed = self
+            .allowed
+            .saturating_add(whole)
+            .min(used.saturating_add(self.rate));
+        self.allowed
+    }
+
+    /// Whether the bucket is full, so that nothing is gained by topping it up.
+    #[must_use]
+    pub fn is_full(&self, used: u64) -> bool {
+        self.allowed >= used.saturating_add(self.rate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_of_one_second_then_the_rate() {
+        let mut budget = Budget::new(1000, 0);
+        assert_eq!(budget.top_up(0, 0), 1000);
+        assert!(budget.is_full(0));
+        // All used at once: 20 ms give 20 more.
+        assert!(!budget.is_full(1000));
+        assert_eq!(budget.top_up(20_000_000, 1000), 1020);
+        // Saved up to one second's worth, never more.
+        assert_eq!(budget.top_up(20_000_000_000, 1020), 2020);
+        assert!(budget.is_full(1020));
+    }
+
+    #[test]
+    fn slow_rates_lose_no_fraction() {
+        let mut budget = Budget::new(3, 0);
+        let mut total = 0;
+        for step in 1..=1000 {
+            total = budget.top_up(step * 1_000_000, 3);
+        }
+        assert_eq!(total, 6);
+    }
+
+    #[test]
+    fn rate_zero_allows_nothing_and_is_full() {
+        let mut budget = Budget::new(0, 0);
+        assert_eq!(budget.top_up(u64::MAX, 0), 0);
+        assert!(budget.is_full(0));
+    }
+}

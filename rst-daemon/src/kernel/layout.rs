@@ -1,0 +1,128 @@
+//! Looks the table of kernel fields up in the running kernel's BTF.
+
+use rst_common::layout::{ABSENT, FIELD_COUNT, FIELDS, KernelField, Kind, Layout, Need};
+use rst_common::reason::{MAX_REASONS, Reason};
+
+use super::btf::{Btf, Shape};
+
+/// Types looked up besides the roots of the fields.
+const REASON_ENUM: &str = "sk_rst_reason";
+const REASON_PREFIX: &str = "SK_RST_REASON_";
+/// Typedefs that carry the prototypes of the tracepoints.
+const PROTOTYPES: [&str; 2] = ["btf_trace_tcp_send_reset", "btf_trace_tcp_receive_reset"];
+
+/// Why this kernel's structures can't be read.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum LayoutError {
+    /// Required fields are missing or have changed.
+    #[error(
+        "this kernel lacks what rst needs to read: {}; report the kernel version, a newer rst may know it",
+        .0.join(", ")
+    )]
+    Fields(Vec<String>),
+    /// The tracepoints are not there.
+    #[error(
+        "this kernel has no tracepoint {0}: it needs Linux 5.10 or newer with CONFIG_NET and CONFIG_TRACEPOINTS"
+    )]
+    Tracepoint(&'static str),
+}
+
+/// What the programs and the daemon know of the running kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelLayout {
+    /// Offsets for the programs.
+    pub layout: Layout,
+    /// Optional fields this kernel lacks, with what was found instead.
+    pub absent: Vec<String>,
+    /// Number to [`Reason`] byte, for the programs.
+    pub reasons: [u8; MAX_REASONS],
+    /// Number to the kernel's name without its prefix.
+    pub reason_names: Vec<Option<String>>,
+    /// Whether `tcp_send_reset` passes a reason (6.10 and newer).
+    pub send_reset_has_reason: bool,
+}
+
+/// Names to hand to [`Btf::parse`].
+#[must_use]
+pub fn wanted() -> Vec<&'static str> {
+    let mut names: Vec<_> = FIELDS.iter().map(|field| field.root).collect();
+    names.push(REASON_ENUM);
+    names.extend(PROTOTYPES);
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// Looks everything up; optional fields that are missing are listed, required
+/// ones are an error that names them all.
+pub fn resolve(btf: &Btf<'_>) -> Result<KernelLayout, LayoutError> {
+    let mut layout = [ABSENT; FIELD_COUNT];
+    let (mut absent, mut missing) = (Vec::new(), Vec::new());
+    for (field, slot) in FIELDS.iter().zip(&mut layout) {
+        match offset(btf, field) {
+            Ok(offset) => *slot = offset,
+            Err(problem) => match field.need {
+                Need::Required => missing.push(problem),
+                Need::Optional => absent.push(problem),
+            },
+        }
+    }
+    if !missing.is_empty() {
+        return Err(LayoutError::Fields(missing));
+    }
+    let args = btf
+        .tracepoint_args("tcp_send_reset")
+        .ok_or(LayoutError::Tracepoint("tcp:tcp_send_reset"))?;
+    btf.tracepoint_args("tcp_receive_reset")
+        .ok_or(LayoutError::Tracepoint("tcp:tcp_receive_reset"))?;
+    let (reasons, reason_names) = reasons(btf);
+    Ok(KernelLayout {
+        layout,
+        absent,
+        reasons,
+        reason_names,
+        send_reset_has_reason: args >= 3,
+    })
+}
+
+fn offset(btf: &Btf<'_>, field: &KernelField) -> Result<u32, String> {
+    let name = format!("{}.{}", field.root, field.path.join("."));
+    let Some(member) = btf.member(field.root, field.path) else {
+        return Err(name);
+    };
+    let fits = match field.kind {
+        Kind::Int(size) => member.shape == Shape::Int(size),
+        Kind::LowByte => matches!(member.shape, Shape::Int(_)),
+        Kind::Pointer => member.shape == Shape::Pointer,
+        Kind::Bytes(size) => member.shape == Shape::Composite(size),
+    };
+    if fits {
+        Ok(member.offset)
+    } else {
+        Err(format!(
+            "{name} ({:?} instead of {:?})",
+            member.shape, field.kind
+        ))
+    }
+}
+
+fn reasons(btf: &Btf<'_>) -> ([u8; MAX_REASONS], Vec<Option<String>>) {
+    let mut bytes = [Reason::Unspecified as u8; MAX_REASONS];
+    let mut names = vec![None; MAX_REASONS];
+    for (member, value) in btf.enum_members(REASON_ENUM) {
+        let Some(name) = member.strip_prefix(REASON_PREFIX) else {
+            continue;
+        };
+        let Some(index) = usize::try_from(value)
+            .ok()
+            .filter(|index| *index < MAX_REASONS)
+        else {
+            continue;
+        };
+        names[index] = Some(name.to_owned());
+        if let Some((_, reason)) = Reason::NAMES.iter().find(|(known, _)| *known == name) {
+            bytes[index] = *reason as u8;
+        }
+    }
+    (bytes, names)
+}

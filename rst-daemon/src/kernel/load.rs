@@ -1,0 +1,275 @@
+//! Loads the programs and attaches them. All hooks stand in [`PROBES`].
+
+use std::fs;
+
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya::programs::{BtfTracePoint, ProgramError};
+use aya::{Btf, Ebpf, EbpfLoader};
+use rst_common::event::Doubt;
+
+use super::btf::{self, BtfError};
+use super::control::ControlPage;
+use super::counters::Counters;
+use super::layout::{self, KernelLayout, LayoutError};
+use super::preflight::{Host, PreflightError};
+
+/// The eBPF object, built by `build.rs`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/rst-ebpf-object"));
+
+/// A hook: a tracepoint and what is lost without it.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// Kernel tracepoint; the `probe` label.
+    pub name: &'static str,
+    /// Whether the daemon can be ready without it.
+    pub required: bool,
+    /// What rst can't see without it.
+    pub lost: &'static str,
+}
+
+/// Every hook.
+///
+/// `tcp_send_reset` and `tcp_receive_reset` exist since 4.16. Before 6.10 the
+/// first does not fire for closed ports and TIME_WAIT.
+pub const PROBES: &[Probe] = &[
+    Probe {
+        name: "tcp_send_reset",
+        required: true,
+        lost: "resets this host sends",
+    },
+    Probe {
+        name: "tcp_receive_reset",
+        required: true,
+        lost: "resets this host receives",
+    },
+];
+
+/// [`Doubt`] as it lies in memory.
+pub type RawDoubt = [u64; 3];
+const _: () = assert!(size_of::<RawDoubt>() == size_of::<Doubt>());
+
+/// Sizes and switches the programs are loaded with.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Size of the ring buffer, bytes.
+    pub ring_bytes: u32,
+    /// Entries of the count map.
+    pub max_series: u32,
+    /// Whether the programs log.
+    pub log_kernel: bool,
+}
+
+/// Why the probes are not attached.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The host is not fit.
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    /// The BTF can't be read.
+    #[error("cannot read the kernel's BTF: {0}")]
+    ReadBtf(#[source] std::io::Error),
+    /// The BTF makes no sense.
+    #[error("cannot parse the kernel's BTF: {0}")]
+    ParseBtf(#[from] BtfError),
+    /// The kernel's structures are not as expected.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// aya can't read the BTF.
+    #[error("cannot load the kernel's BTF: {0}")]
+    Btf(#[from] aya::BtfError),
+    /// The maps can't be made.
+    #[error("cannot create the eBPF maps: {}{}", chain(.error), memlock_hint(*.memlock_limited))]
+    Maps {
+        /// What the kernel said.
+        #[source]
+        error: aya::EbpfError,
+        /// Whether the locked-memory limit could not be lifted.
+        memlock_limited: bool,
+    },
+    /// A program is refused.
+    #[error("cannot attach {probe}: {}", refusal(source))]
+    Attach {
+        /// The tracepoint.
+        probe: &'static str,
+        /// What the kernel said.
+        source: ProgramError,
+    },
+    /// The object does not hold what the daemon expects.
+    #[error("the embedded eBPF object lacks `{0}`: rebuild rst")]
+    Object(&'static str),
+    /// A map is not of the expected kind.
+    #[error("cannot open map `{name}`: {source}")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// What is wrong.
+        source: MapError,
+    },
+    /// The control page can't be mapped.
+    #[error("cannot map the control page: {0}")]
+    Control(#[source] std::io::Error),
+}
+
+/// An error with everything that caused it, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// What the kernel said, with the line of the verifier that says why; the whole
+/// log is hundreds of lines and goes to the debug log.
+fn refusal(error: &ProgramError) -> String {
+    let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    else {
+        return chain(error);
+    };
+    let log = verifier_log.to_string();
+    tracing::debug!("verifier log:\n{log}");
+    let why = log
+        .lines()
+        .map(str::trim)
+        .rfind(|line| {
+            !line.is_empty()
+                && !VERIFIER_STATISTICS
+                    .iter()
+                    .any(|stat| line.starts_with(stat))
+        })
+        .unwrap_or("the verifier says nothing");
+    format!("{io_error}: {why}")
+}
+
+/// How the lines begin that follow the verifier's reason.
+const VERIFIER_STATISTICS: [&str; 3] = ["processed ", "verification time ", "stack depth "];
+
+fn memlock_hint(limited: bool) -> &'static str {
+    if limited {
+        "; before Linux 5.11 maps count against the locked-memory limit: raise it (ulimit -l unlimited, under systemd LimitMEMLOCK=infinity)"
+    } else {
+        ""
+    }
+}
+
+/// The attached programs and everything the daemon reads from them. Dropping it
+/// detaches.
+pub struct Kernel {
+    /// Holds programs and links; dropped last.
+    pub ebpf: Ebpf,
+    /// Detailed events.
+    pub ring: RingBuf<MapData>,
+    /// Wake-ups and budget.
+    pub control: ControlPage,
+    /// Receive events that may be none.
+    pub doubts: Array<MapData, RawDoubt>,
+    /// Exact counts.
+    pub counters: Counters,
+    /// What is known of the running kernel.
+    pub layout: KernelLayout,
+}
+
+/// Checks the host, loads the programs and attaches every probe.
+pub fn attach(settings: Settings) -> Result<Kernel, LoadError> {
+    Host::read().check()?;
+    let memlock_limited = !raise_memlock();
+
+    let layout = {
+        let bytes = fs::read(btf::VMLINUX).map_err(LoadError::ReadBtf)?;
+        layout::resolve(&btf::Btf::parse(&bytes, &layout::wanted())?)?
+    };
+    let kernel_btf = Btf::from_sys_fs()?;
+    // aya_log_common::Level: 0 logs nothing, 4 is debug.
+    let log_level: u8 = if settings.log_kernel { 4 } else { 0 };
+    let mut ebpf = EbpfLoader::new()
+        .btf(Some(&kernel_btf))
+        .override_global("LAYOUT", &layout.layout[..], true)
+        .override_global("REASONS", &layout.reasons[..], true)
+        .override_global("AYA_LOG_LEVEL", &log_level, false)
+        .map_max_entries("EVENTS", settings.ring_bytes)
+        .map_max_entries("RESETS", settings.max_series)
+        .load(OBJECT)
+        .map_err(|error| LoadError::Maps {
+            error,
+            memlock_limited,
+        })?;
+
+    let send_reset = if layout.send_reset_has_reason {
+        "tcp_send_reset"
+    } else {
+        "tcp_send_reset_no_reason"
+    };
+    let programs = [send_reset, "tcp_receive_reset"];
+    for (probe, program) in PROBES.iter().zip(programs) {
+        attach_tracepoint(&mut ebpf, probe.name, program, &kernel_btf)?;
+    }
+
+    let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?).map_err(map_error("EVENTS"))?;
+    let Map::Array(control) = take(&mut ebpf, "CONTROL")? else {
+        return Err(LoadError::Object("CONTROL"));
+    };
+    let control = ControlPage::map(control.fd()).map_err(LoadError::Control)?;
+    let counters = Counters::new(
+        PerCpuHashMap::try_from(take(&mut ebpf, "RESETS")?).map_err(map_error("RESETS"))?,
+        PerCpuArray::try_from(take(&mut ebpf, "OVERFLOW")?).map_err(map_error("OVERFLOW"))?,
+        PerCpuArray::try_from(take(&mut ebpf, "DETAIL")?).map_err(map_error("DETAIL"))?,
+    );
+    let doubts = Array::try_from(take(&mut ebpf, "DOUBTS")?).map_err(map_error("DOUBTS"))?;
+    Ok(Kernel {
+        ebpf,
+        ring,
+        control,
+        doubts,
+        counters,
+        layout,
+    })
+}
+
+fn attach_tracepoint(
+    ebpf: &mut Ebpf,
+    tracepoint: &'static str,
+    program: &'static str,
+    btf: &Btf,
+) -> Result<(), LoadError> {
+    let failed = |source| LoadError::Attach {
+        probe: tracepoint,
+        source,
+    };
+    let program: &mut BtfTracePoint = ebpf
+        .program_mut(program)
+        .ok_or(LoadError::Object(program))?
+        .try_into()
+        .map_err(failed)?;
+    program.load(tracepoint, btf).map_err(failed)?;
+    // The link stays with the program, which stays with `Ebpf`.
+    program.attach().map_err(failed)?;
+    Ok(())
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
+    ebpf.take_map(name).ok_or(LoadError::Object(name))
+}
+
+fn map_error(name: &'static str) -> impl FnOnce(MapError) -> LoadError {
+    move |source| LoadError::Map { name, source }
+}
+
+/// Lifts the locked-memory limit, which counts maps before 5.11. Returns
+/// whether it is lifted; where it is not, that only matters if maps fail.
+fn raise_memlock() -> bool {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    getrlimit(Resource::Memlock) == unlimited || setrlimit(Resource::Memlock, unlimited).is_ok()
+}

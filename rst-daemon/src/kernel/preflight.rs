@@ -1,0 +1,203 @@
+//! Whether the probes can run here, and if not, what to change.
+
+use std::path::Path;
+
+use super::btf;
+
+/// Oldest kernel with everything the programs need: the ring buffer came in
+/// 5.8, `bpf_skc_to_tcp_sock` for tracing programs in 5.9; 5.10 is the oldest
+/// long-term one of these and the oldest tested.
+const OLDEST_KERNEL: (u32, u32) = (5, 10);
+
+/// `include/uapi/linux/capability.h`.
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
+
+/// Something that keeps the probes from running, with its remedy.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PreflightError {
+    /// Not enough privilege.
+    #[error(
+        "not permitted to load eBPF programs: {missing} missing; run as root, or grant CAP_BPF and CAP_PERFMON (under systemd: AmbientCapabilities=CAP_BPF CAP_PERFMON)"
+    )]
+    Capabilities {
+        /// The capabilities that are missing.
+        missing: &'static str,
+    },
+    /// The kernel publishes no BTF.
+    #[error(
+        "{} is missing: the kernel needs CONFIG_DEBUG_INFO_BTF=y (all current distribution kernels have it), and /sys must be mounted",
+        btf::VMLINUX
+    )]
+    NoBtf,
+    /// The kernel is older than the programs need.
+    #[error(
+        "Linux {release} is too old: rst needs {}.{} or newer for the BPF ring buffer",
+        OLDEST_KERNEL.0, OLDEST_KERNEL.1
+    )]
+    Kernel {
+        /// `uname -r`.
+        release: String,
+    },
+    /// Lockdown forbids reading kernel memory.
+    #[error(
+        "kernel lockdown is in confidentiality mode, which forbids eBPF programs to read kernel memory: boot with lockdown=integrity or less"
+    )]
+    Lockdown,
+}
+
+/// What the checks look at, so that they are a pure function of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Effective capabilities, a bit set.
+    pub capabilities: u64,
+    /// `uname -r`.
+    pub release: String,
+    /// Whether the kernel publishes its BTF.
+    pub has_btf: bool,
+    /// Contents of `/sys/kernel/security/lockdown`, empty without it.
+    pub lockdown: String,
+}
+
+impl Host {
+    /// Reads the running host.
+    #[must_use]
+    pub fn read() -> Self {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        Self {
+            capabilities: effective_capabilities(&status),
+            release: rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned(),
+            has_btf: Path::new(btf::VMLINUX).exists(),
+            lockdown: std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default(),
+        }
+    }
+
+    /// The first thing that keeps the probes from running.
+    pub fn check(&self) -> Result<(), PreflightError> {
+        if kernel_version(&self.release).is_some_and(|version| version < OLDEST_KERNEL) {
+            return Err(PreflightError::Kernel {
+                release: self.release.clone(),
+            });
+        }
+        let has = |capability: u32| self.capabilities >> capability & 1 == 1;
+        // CAP_SYS_ADMIN includes both.
+        if !has(CAP_SYS_ADMIN) {
+            let missing = match (has(CAP_BPF), has(CAP_PERFMON)) {
+                (true, true) => None,
+                (true, false) => Some("CAP_PERFMON"),
+                (false, true) => Some("CAP_BPF"),
+                (false, false) => Some("CAP_BPF and CAP_PERFMON"),
+            };
+            if let Some(missing) = missing {
+                return Err(PreflightError::Capabilities { missing });
+            }
+        }
+        if !self.has_btf {
+            return Err(PreflightError::NoBtf);
+        }
+        if self.lockdown.contains("[confidentiality]") {
+            return Err(PreflightError::Lockdown);
+        }
+        Ok(())
+    }
+}
+
+/// Parses `CapEff` of `/proc/PID/status`; nothing readable counts as none.
+fn effective_capabilities(status: &str) -> u64 {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|value| u64::from_str_radix(value.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
+/// Major and minor number of a release like `6.1.0-49-cloud-amd64`.
+fn kernel_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Host {
+        Host {
+            capabilities: 1 << CAP_BPF | 1 << CAP_PERFMON,
+            release: "6.1.0-49-cloud-amd64".to_owned(),
+            has_btf: true,
+            lockdown: "none [integrity] confidentiality\n".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_good_host_passes() {
+        assert_eq!(good().check(), Ok(()));
+        let root = Host {
+            capabilities: 1 << CAP_SYS_ADMIN,
+            ..good()
+        };
+        assert_eq!(root.check(), Ok(()));
+    }
+
+    #[test]
+    fn each_obstacle_is_named_with_its_remedy() {
+        let cases = [
+            (
+                Host {
+                    capabilities: 0,
+                    ..good()
+                },
+                "CAP_BPF and CAP_PERFMON missing; run as root",
+            ),
+            (
+                Host {
+                    capabilities: 1 << CAP_BPF,
+                    ..good()
+                },
+                "CAP_PERFMON missing",
+            ),
+            (
+                Host {
+                    has_btf: false,
+                    ..good()
+                },
+                "CONFIG_DEBUG_INFO_BTF=y",
+            ),
+            (
+                Host {
+                    release: "5.4.0-200-generic".to_owned(),
+                    ..good()
+                },
+                "Linux 5.4.0-200-generic is too old",
+            ),
+            (
+                Host {
+                    lockdown: "none integrity [confidentiality]".to_owned(),
+                    ..good()
+                },
+                "lockdown=integrity",
+            ),
+        ];
+        for (host, expected) in cases {
+            let message = host.check().unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn reads_what_the_kernel_writes() {
+        assert_eq!(
+            effective_capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n"),
+            0x1ff_ffff_ffff
+        );
+        assert_eq!(effective_capabilities("garbage"), 0);
+        assert_eq!(kernel_version("6.18.44-fc-v669"), Some((6, 18)));
+        assert_eq!(kernel_version("7.2"), Some((7, 2)));
+        assert_eq!(kernel_version("x"), None);
+    }
+}

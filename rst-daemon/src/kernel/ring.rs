@@ -1,0 +1,234 @@
+//! Reads the ring buffer: wakes once for a lone event, then looks every
+//! [`TICK`] until things are quiet again, so that a storm costs no wake-ups.
+
+use std::time::Duration;
+
+use aya::maps::{Array, MapData, RingBuf};
+use rst_common::cause::Direction;
+use rst_common::event::{EVENT_SIZE, Event};
+use rustix::time::{ClockId, clock_gettime};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::control::{Budget, ControlPage};
+use super::load::RawDoubt;
+
+/// How often the reader looks while events come.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Longest sleep: bounds what a lost wake-up could cost. The protocol loses
+/// none but in one case, a ring that fills up between a commit and its wake-up.
+const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+
+/// How long a received event that may be none is held back. The event that
+/// takes it back follows within microseconds.
+const HOLD_NS: u64 = 5_000_000;
+
+/// Why a record of the ring is no event.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("a record of {actual} bytes instead of {EVENT_SIZE}")]
+pub struct DecodeError {
+    /// Its length.
+    pub actual: usize,
+}
+
+/// Reads one record.
+pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
+    let record: &[u8; EVENT_SIZE] = record.try_into().map_err(|_| DecodeError {
+        actual: record.len(),
+    })?;
+    // SAFETY: the source is exactly as long as an Event, which is repr(C) and
+    // made of integers alone, so every bit pattern is one; it is read
+    // unaligned.
+    Ok(unsafe { record.as_ptr().cast::<Event>().read_unaligned() })
+}
+
+/// Holds received events back that may be none; see [`rst_common::event::Doubt`].
+#[derive(Debug, Default)]
+pub struct Held {
+    events: Vec<Event>,
+}
+
+impl Held {
+    /// Takes an event in. What is certain comes out through `deliver` at once.
+    pub fn push(&mut self, event: Event, deliver: &mut impl FnMut(Event)) {
+        let received = event.facts.direction == Direction::Received as u8;
+        if event.doubt == 0 {
+            deliver(event);
+        } else if received {
+            self.events.push(event);
+        } else {
+            self.events.retain(|held| !same_connection(held, &event));
+            deliver(event);
+        }
+    }
+
+    /// Delivers the events held for long enough, unless `retracted` says that
+    /// they were none (their sent event may not have come through).
+    pub fn release(
+        &mut self,
+        now_ns: u64,
+        mut retracted: impl FnMut(&Event) -> bool,
+        deliver: &mut impl FnMut(Event),
+    ) {
+        self.events.retain(|held| {
+            if now_ns.saturating_sub(held.ktime_ns) < HOLD_NS {
+                return true;
+            }
+            if !retracted(held) {
+                deliver(*held);
+            }
+            false
+        });
+    }
+
+    /// Whether nothing is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+}
+
+fn same_connection(one: &Event, other: &Event) -> bool {
+    one.doubt == other.doubt
+        && one.local_port == other.local_port
+        && one.remote_port == other.remote_port
+        && one.local_addr == other.local_addr
+        && one.remote_addr == other.remote_addr
+}
+
+/// What the reader met besides events, for the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReaderStats {
+    /// Events handed on.
+    pub delivered: u64,
+    /// Records that were no event.
+    pub malformed: u64,
+}
+
+/// The ring buffer's reader.
+pub struct Reader {
+    ring: AsyncFd<RingBuf<MapData>>,
+    control: ControlPage,
+    doubts: Array<MapData, RawDoubt>,
+    budget: Budget,
+    held: Held,
+    stats: ReaderStats,
+}
+
+impl Reader {
+    /// A reader that allows `details_per_second` detailed events.
+    pub fn new(
+        ring: RingBuf<MapData>,
+        control: ControlPage,
+        doubts: Array<MapData, RawDoubt>,
+        details_per_second: u32,
+    ) -> std::io::Result<Self> {
+        let budget = Budget::new(details_per_second, monotonic_ns());
+        // SAFETY: the descriptor belongs to the map inside `ring`, which closes
+        // it only when it is dropped, after the registration.
+        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
+            .map_err(|error| error.into_parts().1)?;
+        let mut reader = Self {
+            ring,
+            control,
+            doubts,
+            budget,
+            held: Held::default(),
+            stats: ReaderStats::default(),
+        };
+        reader.top_up();
+        Ok(reader)
+    }
+
+    /// What the reader met so far.
+    #[must_use]
+    pub fn stats(&self) -> ReaderStats {
+        self.stats
+    }
+
+    /// Waits until there is something to read, then reads all of it. Returns
+    /// after each round, so that the caller can do something between rounds.
+    pub async fn round(&mut self, deliver: &mut impl FnMut(Event)) -> std::io::Result<()> {
+        if self.drain(deliver) {
+            tokio::time::sleep(TICK).await;
+            return Ok(());
+        }
+        self.control.ask_for_wake();
+        if self.drain(deliver) {
+            self.control.stay_awake();
+            tokio::time::sleep(TICK).await;
+            return Ok(());
+        }
+        // Readiness left over from records read meanwhile costs one more round.
+        if let Ok(guard) = tokio::time::timeout(LONGEST_SLEEP, self.ring.readable_mut()).await {
+            guard?.clear_ready();
+        }
+        self.control.stay_awake();
+        Ok(())
+    }
+
+    /// Reads what is there; returns whether there is reason to look again soon.
+    fn drain(&mut self, deliver: &mut impl FnMut(Event)) -> bool {
+        let Self {
+            ring, held, stats, ..
+        } = self;
+        let mut records = 0u64;
+        let mut count = |event| {
+            stats.delivered += 1;
+            deliver(event);
+        };
+        // One ring's worth at most: a storm must not keep the others waiting.
+        while let Some(record) = ring.get_mut().next() {
+            records += 1;
+            match decode(&record) {
+                Ok(event) => held.push(event, &mut count),
+                Err(_) => stats.malformed += 1,
+            }
+            if records >= MAX_RECORDS {
+                break;
+            }
+        }
+        let doubts = &self.doubts;
+        held.release(monotonic_ns(), |event| retracted(doubts, event), &mut count);
+        self.top_up();
+        records != 0 || !self.held.is_empty() || !self.budget.is_full(self.control.used())
+    }
+
+    /// Delivers everything left, at the end.
+    pub fn finish(&mut self, deliver: &mut impl FnMut(Event)) {
+        self.drain(deliver);
+        let doubts = &self.doubts;
+        self.held
+            .release(u64::MAX, |event| retracted(doubts, event), deliver);
+    }
+
+    fn top_up(&mut self) {
+        let allowed = self.budget.top_up(monotonic_ns(), self.control.used());
+        self.control.allow(allowed);
+    }
+}
+
+/// Records read in one go.
+const MAX_RECORDS: u64 = 8192;
+
+/// Whether the send program has taken this receive event back.
+fn retracted(doubts: &Array<MapData, RawDoubt>, event: &Event) -> bool {
+    let Some(slot) = event.doubt.checked_sub(1) else {
+        return false;
+    };
+    let Ok([_, ports_and_flag, _]) = doubts.get(&slot, 0) else {
+        return false;
+    };
+    let [p0, p1, p2, p3, r0, r1, r2, r3] = ports_and_flag.to_ne_bytes();
+    let ports = u32::from_ne_bytes([p0, p1, p2, p3]);
+    let flag = u32::from_ne_bytes([r0, r1, r2, r3]);
+    flag != 0 && ports == rst_common::event::Doubt::ports(event.local_port, event.remote_port)
+}
+
+/// `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns`, nanoseconds.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}

@@ -1,0 +1,120 @@
+//! Exact counts, and taking back the receive events that were none.
+
+use core::ptr;
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use rst_common::{
+    count::{CountKey, CountValue, overflow_index},
+    event::DOUBT_SLOTS,
+};
+
+use crate::maps::{DOUBTS, OVERFLOW, RESETS};
+
+/// Counts one reset. Never fails: what the map can't take goes to the overflow
+/// array.
+#[inline(always)]
+pub(crate) fn count(key: &CountKey) {
+    if let Some(value) = RESETS.get_ptr_mut(key) {
+        increment(value);
+        return;
+    }
+    insert(key);
+}
+
+/// The first reset of a key.
+#[inline(never)]
+fn insert(key: &CountKey) {
+    let one = CountValue {
+        resets: 1,
+        retracted: 0,
+    };
+    if RESETS.insert(key, one, u64::from(BPF_NOEXIST)).is_ok() {
+        return;
+    }
+    // Another CPU was first, or the map is full.
+    if let Some(value) = RESETS.get_ptr_mut(key) {
+        increment(value);
+        return;
+    }
+    if let Some(value) = OVERFLOW.get_ptr_mut(overflow_index(key.direction, key.cause, key.impact))
+    {
+        // SAFETY: a valid map value of this CPU. Programs of one direction
+        // never nest on a CPU (the kernel skips the inner run), and the index
+        // holds the direction, so nobody else writes it.
+        unsafe { *value += 1 };
+    }
+}
+
+#[inline(always)]
+fn increment(value: *mut CountValue) {
+    // SAFETY: a valid map value of this CPU. The key holds the direction, and
+    // programs of one direction never nest on a CPU (the kernel skips the inner
+    // run), so nobody else writes the field.
+    unsafe { (*value).resets += 1 };
+}
+
+/// What tells one connection from every other for the moment it matters.
+pub(crate) struct ConnectionId {
+    /// See `Doubt::connection`.
+    pub(crate) connection: u64,
+    /// See `Doubt::ports`.
+    pub(crate) ports: u32,
+}
+
+impl ConnectionId {
+    #[inline(always)]
+    fn slot(&self) -> u32 {
+        // Sockets are at least 64 bytes apart.
+        (self.connection >> (32 + 6)) as u32 & (DOUBT_SLOTS as u32 - 1)
+    }
+}
+
+/// Leaves a mark for [`retract_receive`]; the mark's slot plus one, or 0.
+#[inline(always)]
+pub(crate) fn doubt_receive(id: &ConnectionId, key: CountKey) -> u32 {
+    let slot = id.slot();
+    let Some(doubt) = DOUBTS.get_ptr_mut(slot) else {
+        return 0;
+    };
+    // SAFETY: a valid map value. Another CPU may write the same slot at the
+    // same moment; the reader of the mark compares both id fields, so a mixed
+    // mark matches nothing.
+    unsafe {
+        ptr::write_volatile(&raw mut (*doubt).ports, 0);
+        ptr::write_volatile(&raw mut (*doubt).connection, id.connection);
+        (*doubt).key = key;
+        (*doubt).retracted = 0;
+        ptr::write_volatile(&raw mut (*doubt).ports, id.ports);
+    }
+    slot + 1
+}
+
+/// Takes the receive event of this connection back, if there was one: its
+/// slot plus one, or 0.
+#[inline(always)]
+pub(crate) fn retract_receive(id: &ConnectionId) -> u32 {
+    let slot = id.slot();
+    let Some(doubt) = DOUBTS.get_ptr_mut(slot) else {
+        return 0;
+    };
+    // SAFETY: a valid map value; see `doubt_receive` for the races.
+    let (connection, ports, retracted, key) = unsafe {
+        (
+            ptr::read_volatile(&raw const (*doubt).connection),
+            ptr::read_volatile(&raw const (*doubt).ports),
+            ptr::read_volatile(&raw const (*doubt).retracted),
+            (*doubt).key,
+        )
+    };
+    if connection != id.connection || ports != id.ports || retracted != 0 {
+        return 0;
+    }
+    // SAFETY: as above.
+    unsafe { ptr::write_volatile(&raw mut (*doubt).retracted, 1) };
+    if let Some(value) = RESETS.get_ptr_mut(key) {
+        // SAFETY: a valid map value of this CPU; only `tcp_send_reset` writes
+        // this field, and it never nests on a CPU.
+        unsafe { (*value).retracted += 1 };
+    }
+    slot + 1
+}

@@ -1,0 +1,423 @@
+//! The detailed event: budget, ring buffer, wake-up.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns,
+        generated::{bpf_get_current_task, bpf_jiffies64},
+    },
+    programs::BtfTracePointContext,
+};
+use aya_log_ebpf::debug;
+use rst_common::{
+    classify::Verdict,
+    event::{Control, Event, known},
+    facts::Facts,
+    layout::Field,
+    reason::Reason,
+    tcp::{AF_INET, AF_INET6, state},
+};
+
+use crate::{
+    gather::{PF_KTHREAD, Segment, Source},
+    kernel::{self, Sock},
+    maps::{CONTROL, DETAIL, EVENTS},
+};
+
+/// Sends the detailed event if the budget allows it, and counts what became of
+/// it.
+#[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "inlined; each is in a register already"
+)]
+pub(crate) fn emit(
+    ctx: &BtfTracePointContext,
+    facts: &Facts,
+    verdict: Verdict,
+    source: &Source,
+    sk: Option<Sock>,
+    segment: Option<&Segment>,
+    raw_reason: u16,
+    doubt: u32,
+) {
+    let Some(control) = CONTROL.get_ptr_mut(0) else {
+        return;
+    };
+    let Some(stats) = DETAIL.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: a valid map value, shared with other CPUs and the reader; whole
+    // 8-byte loads.
+    let (used, allowed) = unsafe {
+        (
+            ptr::read_volatile(&raw const (*control).used),
+            ptr::read_volatile(&raw const (*control).allowed),
+        )
+    };
+    if used >= allowed {
+        // SAFETY: a valid map value of this CPU. The two programs may nest and
+        // share it, so the addition is one instruction.
+        unsafe { add(&raw mut (*stats).sampled_out, 1) };
+        return;
+    }
+    let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
+        // SAFETY: as above.
+        unsafe { add(&raw mut (*stats).lost, 1) };
+        return;
+    };
+    // SAFETY: `control` is a valid map value; atomic, as every CPU adds to it.
+    unsafe { add(&raw mut (*control).used, 1) };
+    // SAFETY: `stats` is a valid map value, see above.
+    unsafe { add(&raw mut (*stats).submitted, 1) };
+
+    let event = entry.as_mut_ptr();
+    debug!(
+        ctx,
+        "reset: cause {} state {} reason {}", verdict.cause as u8, facts.state, raw_reason
+    );
+    // SAFETY: `event` points to a reserved record of the ring buffer of exactly
+    // this size; every field is written below.
+    unsafe {
+        (*event).facts = *facts;
+        (*event).ktime_ns = bpf_ktime_get_ns();
+        (*event).jiffies = bpf_jiffies64();
+        (*event).reason = raw_reason;
+        (*event).cause = verdict.cause as u8;
+        (*event).impact = verdict.impact as u8;
+        (*event).role = verdict.role as u8;
+        (*event).doubt = doubt;
+        (*event).known = tuple(event, source, sk, segment)
+            | connection(event, source, sk)
+            | namespace(event, sk, segment)
+            | owner(event, facts, segment);
+    }
+    entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+    wake(control);
+}
+
+/// Wakes the reader if it sleeps.
+///
+/// The commit above is a full barrier (`xchg` in `bpf_ringbuf_commit`), and the
+/// reader sets `need_wake`, fences and looks at the ring once more before it
+/// sleeps: so either it sees the record or we see the flag.
+#[inline(always)]
+fn wake(control: *mut Control) {
+    // SAFETY: a valid map value, shared with the reader; whole 8-byte load.
+    if unsafe { ptr::read_volatile(&raw const (*control).need_wake) } == 0 {
+        return;
+    }
+    // Two CPUs may both come here: one wake-up too many, no harm.
+    // SAFETY: as above, a whole 8-byte store.
+    unsafe { ptr::write_volatile(&raw mut (*control).need_wake, 0) };
+    // Only a record carries a wake-up; a discarded one is skipped by readers.
+    if let Some(entry) = EVENTS.reserve::<u64>(0) {
+        entry.discard(u64::from(BPF_RB_FORCE_WAKEUP));
+    } else {
+        // The ring is full: leave the wake-up to the next event.
+        // SAFETY: as above, a whole 8-byte store.
+        unsafe { ptr::write_volatile(&raw mut (*control).need_wake, 1) };
+    }
+}
+
+/// Adds to a counter in one instruction, so that neither another CPU nor a
+/// nested program is lost.
+///
+/// # Safety
+/// `counter` must point into a map value, 8-byte aligned.
+#[inline(always)]
+unsafe fn add(counter: *mut u64, amount: u64) {
+    // SAFETY: the caller's promise; BPF_ATOMIC add without fetch exists in
+    // every verifier since 3.18.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)(r1 + 0) += r2",
+            in("r1") counter,
+            in("r2") amount,
+            options(nostack),
+        );
+    }
+}
+
+/// Addresses and ports.
+///
+/// # Safety
+/// `event` must be writable; see [`emit`].
+#[inline(always)]
+unsafe fn tuple(
+    event: *mut Event,
+    source: &Source,
+    sk: Option<Sock>,
+    segment: Option<&Segment>,
+) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        (*event).family = 0;
+        (*event).local_port = source.local_port;
+        (*event).remote_port = source.remote_port;
+        (*event).local_addr = [0; 16];
+        (*event).remote_addr = [0; 16];
+        match (sk, segment) {
+            (Some(sk), _) if source.has_tuple => tuple_of_socket(event, sk),
+            (_, Some(segment)) => tuple_of_segment(event, segment),
+            (_, None) => 0,
+        }
+    }
+}
+
+/// # Safety
+/// `event` must be writable; see [`emit`].
+#[inline(always)]
+unsafe fn tuple_of_socket(event: *mut Event, sk: Sock) -> u32 {
+    let family = sk.common::<u16>(Field::SkFamily).unwrap_or_default();
+    let (local, remote) = if family == AF_INET6 {
+        let (Some(local), Some(remote)) = (
+            sk.common::<[u64; 2]>(Field::SkV6RcvSaddr),
+            sk.common::<[u64; 2]>(Field::SkV6Daddr),
+        ) else {
+            return 0;
+        };
+        (local, remote)
+    } else {
+        (
+            [
+                u64::from(sk.common::<u32>(Field::SkRcvSaddr).unwrap_or_default()),
+                0,
+            ],
+            [
+                u64::from(sk.common::<u32>(Field::SkDaddr).unwrap_or_default()),
+                0,
+            ],
+        )
+    };
+    // SAFETY: the caller's promise.
+    unsafe { write_addresses(event, family, local, remote) };
+    known::TUPLE
+}
+
+/// Local is where the segment went to, remote where it came from.
+///
+/// # Safety
+/// `event` must be writable; see [`emit`].
+#[inline(always)]
+unsafe fn tuple_of_segment(event: *mut Event, segment: &Segment) -> u32 {
+    let skb = segment.skb;
+    let head = skb.get::<u64>(Field::SkbHead).unwrap_or_default();
+    let network = skb.get::<u16>(Field::SkbNetworkHeader).unwrap_or_default();
+    let header = head.wrapping_add(u64::from(network));
+    let Some(version) = kernel::probe_at::<u8>(header) else {
+        return 0;
+    };
+    // SAFETY: the caller's promise.
+    unsafe {
+        (*event).local_port = segment.local_port;
+        (*event).remote_port = segment.remote_port;
+    }
+    if version >> 4 == 6 {
+        // RFC 8200 section 3: source at byte 8, destination at byte 24.
+        let Some([source, destination]) = kernel::probe_at::<[[u64; 2]; 2]>(header.wrapping_add(8))
+        else {
+            return 0;
+        };
+        // SAFETY: the caller's promise.
+        unsafe { write_addresses(event, AF_INET6, destination, source) };
+    } else {
+        // RFC 791 section 3.1: source at byte 12, destination at byte 16.
+        let Some([source, destination]) = kernel::probe_at::<[u32; 2]>(header.wrapping_add(12))
+        else {
+            return 0;
+        };
+        // SAFETY: the caller's promise.
+        unsafe {
+            write_addresses(
+                event,
+                AF_INET,
+                [u64::from(destination), 0],
+                [u64::from(source), 0],
+            );
+        }
+    }
+    known::TUPLE
+}
+
+/// # Safety
+/// `event` must be writable; see [`emit`].
+#[inline(always)]
+unsafe fn write_addresses(event: *mut Event, family: u16, local: [u64; 2], remote: [u64; 2]) {
+    // SAFETY: the caller's promise; both arrays are 16 bytes at a multiple of 8
+    // in the record.
+    unsafe {
+        (*event).family = family;
+        (&raw mut (*event).local_addr)
+            .cast::<[u64; 2]>()
+            .write(local);
+        (&raw mut (*event).remote_addr)
+            .cast::<[u64; 2]>()
+            .write(remote);
+    }
+}
+
+const _: () = assert!(
+    core::mem::offset_of!(Event, local_addr).is_multiple_of(8)
+        && core::mem::offset_of!(Event, remote_addr).is_multiple_of(8)
+);
+
+/// Writes a field's value, zero where it is unknown, and marks it known.
+macro_rules! detail {
+    ($event:ident, $bits:ident, $name:ident = $value:expr, $known:ident) => {{
+        let value = $value;
+        (*$event).$name = value.unwrap_or_default();
+        if value.is_some() {
+            $bits |= known::$known;
+        }
+    }};
+}
+
+/// What a full socket knows beyond the facts.
+///
+/// # Safety
+/// `event` must be writable; see [`emit`].
+#[inline(always)]
+unsafe fn connection(event: *mut Event, source: &Source, sk: Option<Sock>) -> u32 {
+    let mut bits = 0;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let Some(tcp) = source.tcp else {
+            (*event).sock_cookie = 0;
+            (*event).cgroup_id = 0;
+            (*event).uid = 0;
+            (*event).srtt_us = 0;
+            (*event).retransmits = 0;
+            (*event).keepalive_time = 0;
+            (*event).keepalive_intvl = 0;
+            (*event).keepalive_probes = 0;
+            return 0;
+        };
+        // 0: nobody has asked for the cookie yet.
+        detail!(
+            event,
+            bits,
+            sock_cookie = tcp
+                .get::<u64>(Field::SkCookie)
+                .filter(|cookie| *cookie != 0),
+            SOCK_COOKIE
+        );
+        detail!(
+            event,
+            bits,
+            cgroup_id = tcp.cgroup_id().filter(|id| *id != 0),
+            CGROUP
+        );
+        detail!(event, bits, uid = tcp.get::<u32>(Field::SkUid), UID);
+        // 0: no round trip measured yet. The kernel keeps eight times the value.
+        detail!(
+            event,
+            bits,
+            srtt_us = tcp
+                .get::<u32>(Field::TpSrttUs)
+                .map(|srtt| srtt >> 3)
+                .filter(|srtt| *srtt != 0),
+            SRTT
+        );
+        detail!(
+            event,
+            bits,
+            retransmits = tcp.get::<u32>(Field::TpTotalRetrans),
+            RETRANSMITS
+        );
+        let net = sk.and_then(Sock::net);
+        // A zero in the socket means the namespace's setting.
+        let time = tcp
+            .get::<u32>(Field::TpKeepaliveTime)
+            .filter(|time| *time != 0)
+            .or_else(|| net?.get(Field::NetKeepaliveTime));
+        let intvl = tcp
+            .get::<u32>(Field::TpKeepaliveIntvl)
+            .filter(|intvl| *intvl != 0)
+            .or_else(|| net?.get(Field::NetKeepaliveIntvl));
+        let probes = tcp
+            .get::<u8>(Field::TpKeepaliveProbes)
+            .filter(|probes| *probes != 0)
+            .or_else(|| net?.get(Field::NetKeepaliveProbes));
+        if time.is_some() && intvl.is_some() && probes.is_some() {
+            bits |= known::KEEPALIVE;
+        }
+        (*event).keepalive_time = time.unwrap_or_default();
+        (*event).keepalive_intvl = intvl.unwrap_or_default();
+        (*event).keepalive_probes = probes.unwrap_or_default();
+    }
+    bits
+}
+
+/// The network namespace: the socket's, or that of the device the answered
+/// segment's route ends at (`tcp_v4_send_reset`, 6.18).
+///
+/// # Safety
+/// `event` must be writable; see [`emit`].
+#[inline(always)]
+unsafe fn namespace(event: *mut Event, sk: Option<Sock>, segment: Option<&Segment>) -> u32 {
+    let mut bits = 0;
+    let (netns, cookie) = if let Some(sk) = sk {
+        let net = sk.net();
+        (
+            net.and_then(|net| net.get::<u32>(Field::NetInum)),
+            net.and_then(|net| net.get::<u64>(Field::NetCookie)),
+        )
+    } else {
+        let net = segment
+            .and_then(|segment| segment.skb.get::<u64>(Field::SkbDst))
+            // The lowest bit says that no reference is held (SKB_DST_NOREF).
+            .and_then(|dst| kernel::probe::<u64>(dst & !1, Field::DstDev))
+            .and_then(|device| kernel::probe::<u64>(device, Field::DevNet));
+        (
+            net.and_then(|net| kernel::probe::<u32>(net, Field::NetInum)),
+            net.and_then(|net| kernel::probe::<u64>(net, Field::NetCookie)),
+        )
+    };
+    // SAFETY: the caller's promise.
+    unsafe {
+        detail!(event, bits, netns = netns, NETNS);
+        detail!(event, bits, netns_cookie = cookie, NETNS_COOKIE);
+    }
+    bits
+}
+
+/// The process, only where it is certainly the one that closed the socket: the
+/// kernel gives these reasons from system calls alone, after the socket has
+/// left its state. Timers and softirq run in whatever task they interrupt, and
+/// a killed socket (`ss -K`) is still in its state.
+///
+/// # Safety
+/// `event` must be writable; see [`emit`].
+#[inline(always)]
+unsafe fn owner(event: *mut Event, facts: &Facts, segment: Option<&Segment>) -> u32 {
+    let reason = Reason::from_byte(facts.reason);
+    let closing = segment.is_none()
+        && facts.state == state::CLOSE
+        && matches!(
+            reason,
+            Reason::AbortOnClose | Reason::State | Reason::DisconnectWithData
+        );
+    // SAFETY: the caller's promise; the helpers take no pointer of ours but the
+    // destination, which is part of the record.
+    unsafe {
+        (*event).pid = 0;
+        (*event).comm = [0; 16];
+        if !closing {
+            return 0;
+        }
+        let task = bpf_get_current_task();
+        match kernel::probe::<u32>(task, Field::TaskFlags) {
+            Some(flags) if flags & PF_KTHREAD == 0 => {}
+            _ => return 0,
+        }
+        let Ok(comm) = bpf_get_current_comm() else {
+            return 0;
+        };
+        (*event).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        (*event).comm = comm;
+    }
+    known::OWNER
+}

@@ -1,0 +1,290 @@
+//! Reads the facts the classifier needs. What only the detailed event shows is
+//! read in [`crate::emit`].
+
+use core::{mem::MaybeUninit, ptr};
+
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_jiffies64};
+use rst_common::{
+    cause::{Direction, Origin, Role},
+    event::Doubt,
+    facts::{Facts, PAYLOAD_PREFIX, known},
+    layout::Field,
+    tcp::{sock_flag, state},
+};
+
+use crate::{
+    count::ConnectionId,
+    kernel::{self, Skb, Sock, TcpSock},
+};
+
+/// `PF_EXITING`, `include/linux/sched.h`.
+const PF_EXITING: u32 = 0x4;
+/// `PF_KTHREAD`, `include/linux/sched.h`.
+pub(crate) const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// The connection as the kernel holds it.
+pub(crate) struct Source {
+    /// The full socket, where there is one and it is no listener.
+    pub(crate) tcp: Option<TcpSock>,
+    /// Whether addresses and ports of the socket are those of the connection.
+    pub(crate) has_tuple: bool,
+    /// This host's port, 0 where there is no socket.
+    pub(crate) local_port: u16,
+    /// The peer's port, likewise.
+    pub(crate) remote_port: u16,
+}
+
+impl Source {
+    /// The port that names the service. Never one that a stranger chose: a
+    /// server's own port, or the port our client went to.
+    #[inline(always)]
+    pub(crate) fn service_port(&self, role: Role) -> u16 {
+        match role {
+            Role::Server => self.local_port,
+            Role::Client => self.remote_port,
+            Role::Unknown => 0,
+        }
+    }
+
+    /// Identity of the connection, for full sockets.
+    #[inline(always)]
+    pub(crate) fn id(&self, sk: Option<Sock>) -> Option<ConnectionId> {
+        let rcv_nxt = self.tcp?.get::<u32>(Field::TpRcvNxt)?;
+        Some(ConnectionId {
+            connection: u64::from(sk?.low_half()) << 32 | u64::from(rcv_nxt),
+            ports: Doubt::ports(self.local_port, self.remote_port),
+        })
+    }
+}
+
+/// Facts with nothing known yet.
+///
+/// Zeroed word by word: the compiler would call its `memset`, which goes byte
+/// by byte here.
+#[inline(always)]
+pub(crate) fn facts(direction: Direction) -> Facts {
+    const WORDS: usize = size_of::<Facts>() / size_of::<u64>();
+    const _: () = assert!(WORDS * size_of::<u64>() == size_of::<Facts>());
+    let mut facts = MaybeUninit::<Facts>::uninit();
+    let words = facts.as_mut_ptr().cast::<u64>();
+    for index in 0..WORDS {
+        // SAFETY: inside `facts`, which is 8-byte aligned (it holds u64).
+        unsafe { ptr::write_volatile(words.add(index), 0) };
+    }
+    // SAFETY: every byte is written, and Facts is made of integers alone.
+    let mut facts = unsafe { facts.assume_init() };
+    facts.direction = direction as u8;
+    facts
+}
+
+/// Origin, state and all that the socket knows of the connection.
+#[inline(always)]
+pub(crate) fn connection(sk: Option<Sock>, facts: &mut Facts) -> Source {
+    let mut source = Source {
+        tcp: None,
+        has_tuple: false,
+        local_port: 0,
+        remote_port: 0,
+    };
+    let Some(sk) = sk else {
+        facts.origin = Origin::None as u8;
+        return source;
+    };
+    // Required fields: the daemon does not start without them.
+    let state = sk.common::<u8>(Field::SkState).unwrap_or_default();
+    source.local_port = sk.common::<u16>(Field::SkNum).unwrap_or_default();
+    source.remote_port = u16::from_be(sk.common::<u16>(Field::SkDport).unwrap_or_default());
+    facts.state = state;
+    facts.known |= known::STATE;
+    if state == state::TIME_WAIT || state == state::NEW_SYN_RECV {
+        facts.origin = if state == state::TIME_WAIT {
+            Origin::TimeWait as u8
+        } else {
+            Origin::Request as u8
+        };
+        source.has_tuple = true;
+        return source;
+    }
+    facts.origin = Origin::Socket as u8;
+    if state == state::LISTEN {
+        // A listener's own addresses and clocks say nothing of the connection.
+        source.remote_port = 0;
+        return source;
+    }
+    source.has_tuple = true;
+    let Some(tcp) = sk.tcp() else {
+        return source;
+    };
+    source.tcp = Some(tcp);
+    // `skc_num` is 0 once the socket has left the hash table.
+    source.local_port = u16::from_be(tcp.get::<u16>(Field::InetSport).unwrap_or_default());
+    socket(tcp, facts);
+    if state != state::SYN_SENT {
+        data(tcp, facts);
+    }
+    source
+}
+
+/// Stores a field's value and marks the fact known.
+macro_rules! fact {
+    ($facts:ident . $name:ident = $value:expr, $known:ident) => {
+        if let Some(value) = $value {
+            $facts.$name = value;
+            $facts.known |= known::$known;
+        }
+    };
+}
+
+#[inline(always)]
+fn socket(tcp: TcpSock, facts: &mut Facts) {
+    fact!(facts.shutdown = tcp.get::<u8>(Field::SkShutdown), SHUTDOWN);
+    fact!(
+        facts.sock_flags = tcp.get::<u64>(Field::SkFlags).map(|flags| flags as u8),
+        SOCK_FLAGS
+    );
+    fact!(
+        facts.linger_time = tcp.get::<u64>(Field::SkLingerTime).map(|time| time as u32),
+        LINGER_TIME
+    );
+}
+
+/// Clocks, sequence numbers and volume; all meaningless before the handshake.
+#[inline(always)]
+fn data(tcp: TcpSock, facts: &mut Facts) {
+    // SAFETY: takes no argument and reads a kernel variable.
+    let now = unsafe { bpf_jiffies64() } as u32;
+    let age = |then: u32| now.wrapping_sub(then);
+    fact!(
+        facts.idle_tx = tcp.get::<u32>(Field::TpLsndtime).map(age),
+        IDLE_TX
+    );
+    fact!(
+        facts.idle_rx = tcp.get::<u32>(Field::IcskLrcvtime).map(age),
+        IDLE_RX
+    );
+    fact!(
+        facts.idle_segment = tcp.get::<u32>(Field::TpRcvTstamp).map(age),
+        IDLE_SEGMENT
+    );
+    fact!(
+        facts.probes_out = tcp.get::<u8>(Field::IcskProbesOut),
+        PROBES_OUT
+    );
+
+    let rcv_nxt = tcp.get::<u32>(Field::TpRcvNxt);
+    if let (Some(rcv_nxt), Some(snd_wl1)) = (rcv_nxt, tcp.get::<u32>(Field::TpSndWl1)) {
+        facts.sent_after_received = u8::from(rcv_nxt == snd_wl1);
+        facts.known |= known::TURN_TIE;
+    }
+    if let (Some(rcv_nxt), Some(copied_seq)) = (rcv_nxt, tcp.get::<u32>(Field::TpCopiedSeq)) {
+        let unread = rcv_nxt.wrapping_sub(copied_seq);
+        // The peer's FIN takes a sequence number, until the application reads it.
+        let fin = u32::from(unread != 0 && facts.sock_flags & sock_flag::DONE != 0);
+        facts.unread = unread.wrapping_sub(fin);
+        facts.known |= known::UNREAD;
+    }
+    if let Some(snd_nxt) = tcp.get::<u32>(Field::TpSndNxt) {
+        fact!(
+            facts.unsent = tcp
+                .get::<u32>(Field::TpWriteSeq)
+                .map(|end| end.wrapping_sub(snd_nxt)),
+            UNSENT
+        );
+        fact!(
+            facts.unacked = tcp
+                .get::<u32>(Field::TpSndUna)
+                .map(|una| snd_nxt.wrapping_sub(una)),
+            UNACKED
+        );
+    }
+    fact!(
+        facts.bytes_sent = tcp.get::<u64>(Field::TpBytesSent),
+        BYTES_SENT
+    );
+    fact!(
+        facts.bytes_retrans = tcp.get::<u64>(Field::TpBytesRetrans),
+        BYTES_RETRANS
+    );
+    fact!(
+        facts.bytes_acked = tcp.get::<u64>(Field::TpBytesAcked),
+        BYTES_ACKED
+    );
+    fact!(
+        facts.bytes_received = tcp.get::<u64>(Field::TpBytesReceived),
+        BYTES_RECEIVED
+    );
+}
+
+/// Whether the current task is exiting, and how. Only for resets that no
+/// segment caused: those can run in the context of the process that closes.
+#[inline(always)]
+pub(crate) fn task(facts: &mut Facts) {
+    // SAFETY: takes no argument; the address is only read through `probe`.
+    let task = unsafe { bpf_get_current_task() };
+    let Some(flags) = kernel::probe::<u32>(task, Field::TaskFlags) else {
+        return;
+    };
+    facts.exiting = u8::from(flags & PF_EXITING != 0);
+    facts.known |= known::EXITING;
+    if facts.exiting == 0 {
+        return;
+    }
+    let code = kernel::probe::<u64>(task, Field::TaskSignal)
+        .and_then(|signal| kernel::probe::<u32>(signal, Field::SignalExitCode));
+    fact!(facts.exit_code = code, EXIT_CODE);
+}
+
+/// The TCP header as far as it is used, network order.
+#[repr(C)]
+struct TcpHeader {
+    source: u16,
+    destination: u16,
+    sequence: u32,
+    acknowledgement: u32,
+    data_offset: u8,
+    flags: u8,
+}
+
+/// The segment that a reset answers.
+pub(crate) struct Segment {
+    /// The packet itself.
+    pub(crate) skb: Skb,
+    /// Its destination: this host's port, host byte order.
+    pub(crate) local_port: u16,
+    /// Its source: the peer's port, host byte order.
+    pub(crate) remote_port: u16,
+}
+
+impl Segment {
+    /// Reads the TCP header and the first payload bytes. In every path that
+    /// sends a reset `skb->data` is the transport header.
+    #[inline(always)]
+    pub(crate) fn gather(skb: Skb, facts: &mut Facts) -> Self {
+        let mut segment = Self {
+            skb,
+            local_port: 0,
+            remote_port: 0,
+        };
+        let data = skb.get::<u64>(Field::SkbData).unwrap_or_default();
+        let len = skb.get::<u32>(Field::SkbLen).unwrap_or_default();
+        let Some(header) = kernel::probe_at::<TcpHeader>(data) else {
+            return segment;
+        };
+        segment.local_port = u16::from_be(header.destination);
+        segment.remote_port = u16::from_be(header.source);
+        let header_len = u32::from(header.data_offset >> 4) * 4;
+        facts.segment_flags = header.flags;
+        facts.payload_len = len.saturating_sub(header_len);
+        facts.known |= known::SEGMENT;
+        if facts.payload_len == 0 {
+            return segment;
+        }
+        // Payload may lie in fragments, which can't be read from here.
+        let linear = len.wrapping_sub(skb.get::<u32>(Field::SkbDataLen).unwrap_or(len));
+        if linear >= header_len + PAYLOAD_PREFIX as u32 {
+            let payload = kernel::probe_at(data.wrapping_add(u64::from(header_len)));
+            fact!(facts.payload = payload, PAYLOAD);
+        }
+        segment
+    }
+}

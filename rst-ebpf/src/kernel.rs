@@ -1,0 +1,204 @@
+//! Access to kernel structures by the offsets in [`LAYOUT`].
+//!
+//! The daemon freezes `.rodata` before load, so the verifier knows each offset
+//! as a constant: `base + offset` stays a typed pointer (PTR_TO_BTF_ID) and the
+//! load is checked against the kernel's BTF. An offset of [`ABSENT`] removes
+//! the load as dead code.
+//!
+//! NULL rule: verifiers of 6.2-6.11 take tracepoint arguments as never NULL and
+//! delete a check of the typed value; those from 6.12 on demand one. So each
+//! argument is tested twice: a 32-bit copy, which is a plain number to every
+//! verifier, and the pointer itself. (An object at an exact multiple of 4 GiB
+//! would read as absent; no such address holds a slab object's start in
+//! practice, as the page there belongs to another use or the object is offset.)
+
+use core::{arch::asm, ptr};
+
+use aya_ebpf::{
+    helpers::{bpf_probe_read_kernel, generated::bpf_skc_to_tcp_sock},
+    programs::BtfTracePointContext,
+};
+use rst_common::{
+    layout::{ABSENT, Field},
+    reason::{MAX_REASONS, RAW_NONE},
+};
+
+use crate::maps::{LAYOUT, REASONS};
+
+/// Offset of a field, or [`ABSENT`].
+#[inline(always)]
+fn offset(field: Field) -> u32 {
+    // SAFETY: the index is below the array's length by construction. Volatile,
+    // because the daemon replaces the value after compilation.
+    unsafe { ptr::read_volatile(&raw const LAYOUT[field as usize]) }
+}
+
+/// The classifier's reason for a number of the running kernel.
+#[inline(always)]
+pub(crate) fn reason(raw: u16) -> u8 {
+    if raw == RAW_NONE {
+        return 0;
+    }
+    let index = usize::from(raw) & (MAX_REASONS - 1);
+    // SAFETY: the mask bounds the index for the compiler and for the verifier.
+    // Volatile, because the daemon replaces the value after compilation.
+    unsafe { ptr::read_volatile((&raw const REASONS).cast::<u8>().add(index)) }
+}
+
+/// The low half of a pointer, as a number the verifier knows nothing about.
+#[inline(always)]
+fn low_half(pointer: *const u8) -> u32 {
+    let mut value = pointer as u64;
+    // SAFETY: a register move; verifiers turn the 32-bit copy of a pointer into
+    // an unknown scalar for privileged programs.
+    unsafe { asm!("w1 = w1", inout("r1") value, options(pure, nomem, nostack)) };
+    value as u32
+}
+
+/// An argument of the tracepoint that is a pointer, or `None` for NULL.
+#[inline(always)]
+fn argument(ctx: &BtfTracePointContext, index: usize) -> Option<*const u8> {
+    let pointer = ctx.arg::<*const u8>(index);
+    if low_half(pointer) == 0 || pointer.is_null() {
+        return None;
+    }
+    Some(pointer)
+}
+
+/// Reads a field through a typed pointer.
+///
+/// # Safety
+/// `base` must be a PTR_TO_BTF_ID of the field's root struct (or of one that
+/// begins with it) that has passed the NULL rule, and `T` the size the layout
+/// table states for the field.
+#[inline(always)]
+unsafe fn load<T: Copy>(base: *const u8, field: Field) -> Option<T> {
+    let offset = offset(field);
+    if offset == ABSENT {
+        return None;
+    }
+    // SAFETY: the verifier checks `offset` against the BTF of the struct; loads
+    // through PTR_TO_BTF_ID are fault-safe where it can't prove the pointer.
+    Some(unsafe { ptr::read_volatile(base.add(offset as usize).cast::<T>()) })
+}
+
+/// Reads a field at an address the verifier knows no type of.
+#[inline(always)]
+pub(crate) fn probe<T>(base: u64, field: Field) -> Option<T> {
+    let offset = offset(field);
+    if offset == ABSENT {
+        return None;
+    }
+    probe_at(base.wrapping_add(u64::from(offset)))
+}
+
+/// Reads kernel memory at any address; a bad one gives `None`.
+#[inline(always)]
+pub(crate) fn probe_at<T>(address: u64) -> Option<T> {
+    // SAFETY: the helper checks the address and fails without a fault.
+    unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
+}
+
+/// `struct sock *` of a tracepoint; only `sock_common` is valid in it until its
+/// state is known (TIME_WAIT and request sockets are smaller).
+#[derive(Clone, Copy)]
+pub(crate) struct Sock(*const u8);
+
+impl Sock {
+    /// Argument `index` of the tracepoint, unless NULL.
+    #[inline(always)]
+    pub(crate) fn from_arg(ctx: &BtfTracePointContext, index: usize) -> Option<Self> {
+        argument(ctx, index).map(Self)
+    }
+
+    /// A field of `sock_common`.
+    #[inline(always)]
+    pub(crate) fn common<T: Copy>(self, field: Field) -> Option<T> {
+        // SAFETY: PTR_TO_BTF_ID sock, which begins with sock_common, past the
+        // NULL rule (see `argument`).
+        unsafe { load(self.0, field) }
+    }
+
+    /// The low half of its address: tells two live sockets apart.
+    #[inline(always)]
+    pub(crate) fn low_half(self) -> u32 {
+        low_half(self.0)
+    }
+
+    /// The full TCP socket; `None` for TIME_WAIT, request and MPTCP sockets.
+    #[inline(always)]
+    pub(crate) fn tcp(self) -> Option<TcpSock> {
+        // SAFETY: the helper takes any sock_common and answers NULL where it is
+        // no full TCP socket.
+        let tcp = unsafe { bpf_skc_to_tcp_sock(self.0.cast_mut().cast()) };
+        if tcp.is_null() {
+            return None;
+        }
+        Some(TcpSock(tcp.cast::<u8>().cast_const()))
+    }
+
+    /// The network namespace.
+    #[inline(always)]
+    pub(crate) fn net(self) -> Option<Net> {
+        self.common::<*const u8>(Field::SkNet).map(Net)
+    }
+}
+
+/// `struct tcp_sock *`: begins with `inet_connection_sock`, `inet_sock`, `sock`
+/// and `sock_common`.
+#[derive(Clone, Copy)]
+pub(crate) struct TcpSock(*const u8);
+
+impl TcpSock {
+    /// A field of `tcp_sock` or of a struct it begins with.
+    #[inline(always)]
+    pub(crate) fn get<T: Copy>(self, field: Field) -> Option<T> {
+        // SAFETY: PTR_TO_BTF_ID tcp_sock from the helper, checked for NULL in
+        // `Sock::tcp`.
+        unsafe { load(self.0, field) }
+    }
+
+    /// kernfs id of the cgroup v2 the socket was created in.
+    #[inline(always)]
+    pub(crate) fn cgroup_id(self) -> Option<u64> {
+        let cgroup = self.get::<*const u8>(Field::SkCgroup)?;
+        // SAFETY: the verifier types the pointer `struct cgroup` from BTF; such
+        // walked pointers are read fault-safely.
+        let node = unsafe { load::<*const u8>(cgroup, Field::CgroupKn) }?;
+        // SAFETY: likewise `struct kernfs_node`.
+        unsafe { load(node, Field::KnId) }
+    }
+}
+
+/// `struct net *` reached from a socket.
+#[derive(Clone, Copy)]
+pub(crate) struct Net(*const u8);
+
+impl Net {
+    /// A field of `struct net`.
+    #[inline(always)]
+    pub(crate) fn get<T: Copy>(self, field: Field) -> Option<T> {
+        // SAFETY: the verifier types the pointer `struct net` from BTF; such
+        // walked pointers are read fault-safely.
+        unsafe { load(self.0, field) }
+    }
+}
+
+/// `struct sk_buff *` of a tracepoint: the segment that is answered.
+#[derive(Clone, Copy)]
+pub(crate) struct Skb(*const u8);
+
+impl Skb {
+    /// Argument `index` of the tracepoint, unless NULL.
+    #[inline(always)]
+    pub(crate) fn from_arg(ctx: &BtfTracePointContext, index: usize) -> Option<Self> {
+        argument(ctx, index).map(Self)
+    }
+
+    /// A field of `sk_buff`.
+    #[inline(always)]
+    pub(crate) fn get<T: Copy>(self, field: Field) -> Option<T> {
+        // SAFETY: PTR_TO_BTF_ID sk_buff past the NULL rule (see `argument`).
+        unsafe { load(self.0, field) }
+    }
+}

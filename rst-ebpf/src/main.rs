@@ -1,0 +1,139 @@
+//! The eBPF programs: gather the facts of a reset, classify, count, emit.
+//!
+//! Hooks (tp_btf, all network namespaces): `tcp_send_reset` with its two
+//! prototypes, `tcp_receive_reset`. No policy lives here: what a reset means is
+//! decided by `rst_common::classify`.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod count;
+mod emit;
+mod gather;
+mod kernel;
+mod maps;
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use rst_common::{
+    cause::Direction,
+    classify::{Verdict, classify},
+    count::CountKey,
+    facts::Facts,
+    reason::RAW_NONE,
+    tcp::{shutdown, state},
+};
+
+use crate::{
+    gather::Segment,
+    kernel::{Skb, Sock},
+};
+
+/// From 6.10 on: `(sk, skb, reason)`.
+#[btf_tracepoint(function = "tcp_send_reset")]
+pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
+    // `enum sk_rst_reason` has a few dozen members.
+    send_reset(&ctx, ctx.arg::<u32>(2) as u16);
+    0
+}
+
+/// Up to 6.9: `(sk, skb)`; touching a third argument would not load there.
+#[btf_tracepoint(function = "tcp_send_reset")]
+pub fn tcp_send_reset_no_reason(ctx: BtfTracePointContext) -> i32 {
+    send_reset(&ctx, RAW_NONE);
+    0
+}
+
+/// `(sk)` in every version, always a full socket.
+#[btf_tracepoint(function = "tcp_receive_reset")]
+pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
+    if let Some(sk) = Sock::from_arg(&ctx, 0) {
+        receive_reset(&ctx, sk);
+    }
+    0
+}
+
+#[inline(always)]
+fn send_reset(ctx: &BtfTracePointContext, raw_reason: u16) {
+    let sk = Sock::from_arg(ctx, 0);
+    let skb = Skb::from_arg(ctx, 1);
+
+    let mut facts = gather::facts(Direction::Sent);
+    facts.reason = kernel::reason(raw_reason);
+    let segment = skb.map(|skb| Segment::gather(skb, &mut facts));
+    let source = gather::connection(sk, &mut facts);
+    if segment.is_none() {
+        gather::task(&mut facts);
+    }
+
+    let verdict = classify(&facts);
+    let key = key(
+        &facts,
+        verdict,
+        raw_reason,
+        source.service_port(verdict.role),
+    );
+    count::count(&key);
+    let doubt = match (segment.is_some(), source.id(sk)) {
+        (true, Some(id)) => count::retract_receive(&id),
+        _ => 0,
+    };
+    emit::emit(
+        ctx,
+        &facts,
+        verdict,
+        &source,
+        sk,
+        segment.as_ref(),
+        raw_reason,
+        doubt,
+    );
+}
+
+#[inline(always)]
+fn receive_reset(ctx: &BtfTracePointContext, sk: Sock) {
+    let mut facts = gather::facts(Direction::Received);
+    let source = gather::connection(Some(sk), &mut facts);
+    let verdict = classify(&facts);
+    let key = key(&facts, verdict, RAW_NONE, source.service_port(verdict.role));
+    count::count(&key);
+    let doubtful = (facts.state == state::FIN_WAIT1 || facts.state == state::FIN_WAIT2)
+        && facts.shutdown & shutdown::RCV != 0;
+    let doubt = match source.id(Some(sk)) {
+        Some(id) if doubtful => count::doubt_receive(&id, key),
+        _ => 0,
+    };
+    emit::emit(
+        ctx,
+        &facts,
+        verdict,
+        &source,
+        Some(sk),
+        None,
+        RAW_NONE,
+        doubt,
+    );
+}
+
+#[inline(always)]
+fn key(facts: &Facts, verdict: Verdict, reason: u16, port: u16) -> CountKey {
+    CountKey {
+        direction: facts.direction,
+        cause: verdict.cause as u8,
+        impact: verdict.impact as u8,
+        role: verdict.role as u8,
+        reason,
+        port,
+    }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+/// The kernel grants its GPL-only helpers to this licence; the source is
+/// MIT OR Apache-2.0.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

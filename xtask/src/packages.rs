@@ -1,0 +1,219 @@
+//! The Debian packages rst is built and tested with, and how they are looked up and installed.
+
+use std::{
+    env, fs,
+    io::Write as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    process,
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::step::Step;
+
+/// A compiler with `core` prebuilt for BPF, and its cargo.
+pub(crate) const RUST: &[&str] = &["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
+
+/// Clippy of that compiler.
+pub(crate) const CLIPPY: &str = "rust-web-clippy";
+
+/// What bpf-linker is built from: the LLVM of that compiler, and what LLVM links.
+pub(crate) const LLVM: &[&str] = &[
+    "llvm-22-dev",
+    "libpolly-22-dev",
+    "zlib1g-dev",
+    "libzstd-dev",
+];
+
+/// Something a test needs beyond the build.
+pub(crate) struct TestTool {
+    /// Debian's package.
+    pub(crate) package: &'static str,
+    /// The command that shows that it is there, whoever installed it.
+    pub(crate) command: &'static str,
+    /// What it is needed for.
+    pub(crate) reason: &'static str,
+}
+
+/// Everything the tests need. A test that misses one says so and is counted as skipped.
+pub(crate) const TEST_TOOLS: &[TestTool] = &[
+    TestTool {
+        package: "nginx-light",
+        command: "nginx",
+        reason: "a real web server whose resets are explained",
+    },
+    TestTool {
+        package: "curl",
+        command: "curl",
+        reason: "a real client, and the HTTP endpoints",
+    },
+    TestTool {
+        package: "iproute2",
+        command: "ip",
+        reason: "network namespaces, veth, ss -K",
+    },
+    TestTool {
+        package: "util-linux",
+        command: "nsenter",
+        reason: "programs inside namespaces",
+    },
+    TestTool {
+        package: "python3",
+        command: "python3",
+        reason: "the scenarios' servers and clients",
+    },
+    TestTool {
+        package: "bpftool",
+        command: "bpftool",
+        reason: "a look at programs from outside",
+    },
+];
+
+/// Those of `names` that dpkg does not list as installed; all of them where there is no dpkg.
+pub(crate) fn missing(names: &[&'static str]) -> Vec<&'static str> {
+    // It fails as soon as one name is unknown, and still prints the others.
+    let listed = Command::new("dpkg-query")
+        .args(["--show", "--showformat=${Package} ${db:Status-Status}\n"])
+        .args(names)
+        .output()
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default();
+    not_installed(names, &listed)
+}
+
+fn not_installed(names: &[&'static str], listed: &str) -> Vec<&'static str> {
+    let installed = |name: &str| {
+        listed
+            .lines()
+            .any(|line| line == format!("{name} installed"))
+    };
+    names
+        .iter()
+        .copied()
+        .filter(|name| !installed(name))
+        .collect()
+}
+
+/// Whether a command is on the PATH or where system tools are kept.
+pub(crate) fn has_command(name: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .any(|dir| dir.join(name).is_file())
+}
+
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+/// Package lists may be missing or name versions that are gone. Those of one unreachable source
+/// need not matter.
+pub(crate) fn refresh() -> Step {
+    apt_get("refresh the package lists", "update").optional()
+}
+
+pub(crate) fn install(title: &str, names: &[&str]) -> Step {
+    let action = format!("install --yes --no-install-recommends {}", names.join(" "));
+    apt_get(title, &action).env("DEBIAN_FRONTEND", "noninteractive")
+}
+
+fn apt_get(title: &str, action: &str) -> Step {
+    // Somebody else's apt is waited for.
+    Step::new(
+        title,
+        &format!("apt-get -o DPkg::Lock::Timeout=120 {action}"),
+    )
+    .needs_root()
+}
+
+/// Keeps packages from starting their services while it lives.
+///
+/// A policy that somebody else has put there is left alone.
+pub(crate) struct NoServices {
+    policy: Option<PathBuf>,
+}
+
+impl NoServices {
+    const POLICY: &str = "/usr/sbin/policy-rc.d";
+    const MARK: &str = "# Written by `cargo xtask test` while it installs packages.";
+
+    pub(crate) fn start() -> Result<Self> {
+        Self::start_at(Path::new(Self::POLICY))
+    }
+
+    fn start_at(policy: &Path) -> Result<Self> {
+        if let Ok(text) = fs::read_to_string(policy) {
+            if !text.contains(Self::MARK) {
+                return Ok(Self { policy: None });
+            }
+            // Left behind by one that was killed.
+            fs::remove_file(policy)?;
+        }
+        // It answers "forbidden" only as long as this process lives, even if it is left behind.
+        let script = format!(
+            "#!/bin/sh\n{}\n[ -d /proc/{} ] && exit 101\nexit 0\n",
+            Self::MARK,
+            process::id()
+        );
+        fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o755)
+            .open(policy)
+            .and_then(|mut file| file.write_all(script.as_bytes()))
+            .with_context(|| format!("cannot write {}", policy.display()))?;
+        Ok(Self {
+            policy: Some(policy.to_owned()),
+        })
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if let Some(policy) = &self.policy
+            && let Err(error) = fs::remove_file(policy)
+        {
+            eprintln!("warning: cannot remove {}: {error}", policy.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs, process, process::Command};
+
+    use super::{NoServices, not_installed};
+
+    #[test]
+    fn removed_and_unknown_packages_are_missing() {
+        let listed = "curl installed\nnginx-light config-files\nlibcurl4 installed\n";
+        assert_eq!(
+            not_installed(&["curl", "nginx-light", "iproute2", "libcurl"], listed),
+            ["nginx-light", "iproute2", "libcurl"]
+        );
+    }
+
+    #[test]
+    fn services_are_forbidden_while_the_guard_lives() {
+        let policy = env::temp_dir().join(format!("xtask-policy-{}", process::id()));
+        let guard = NoServices::start_at(&policy).unwrap();
+        let answer = Command::new("sh").arg(&policy).status().unwrap();
+        assert_eq!(answer.code(), Some(101));
+        drop(guard);
+        assert!(!policy.exists());
+    }
+
+    #[test]
+    fn the_policy_of_somebody_else_stays() {
+        let policy = env::temp_dir().join(format!("xtask-policy-other-{}", process::id()));
+        fs::write(&policy, "#!/bin/sh\nexit 104\n").unwrap();
+        drop(NoServices::start_at(&policy).unwrap());
+        assert_eq!(
+            fs::read_to_string(&policy).unwrap(),
+            "#!/bin/sh\nexit 104\n"
+        );
+        fs::remove_file(&policy).unwrap();
+    }
+}
