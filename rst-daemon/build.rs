@@ -4,7 +4,7 @@
 //! It drives cargo itself instead of through aya-build, which leaves no way to set the target
 //! cpu. It installs nothing: what is missing is the business of `cargo xtask setup`.
 
-use std::{env, fs, path::PathBuf};
+use std::{env, fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -16,7 +16,7 @@ use toolchain::Toolchain;
 /// Binary target of `rst-ebpf`, and the file's name in OUT_DIR.
 const OBJECT: &str = "rst-ebpf-object";
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     // The dependency on the empty library of `rst-ebpf` reruns this script when one of its
     // dependencies changes, `rst-common` among them. Its binary's own files are added here.
     println!("cargo::rerun-if-changed=../rst-ebpf");
@@ -27,17 +27,20 @@ fn main() -> Result<()> {
     if !toolchain::linker_found() {
         return give_up("bpf-linker is missing or too old");
     }
-    compile(toolchain)
+    match compile(toolchain) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
-/// One line that cargo prints as the error of this package, instead of a script's failure.
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "ends main, and cargo turns the line into a failure"
-)]
-fn give_up(what: &str) -> Result<()> {
+/// Has cargo print one line as the error of this package, instead of the output of a script that
+/// failed.
+fn give_up(what: &str) -> ExitCode {
     println!("cargo::error={what}: run `cargo xtask setup`");
-    Ok(())
+    ExitCode::SUCCESS
 }
 
 fn compile(toolchain: Toolchain) -> Result<()> {

@@ -28,15 +28,17 @@ impl Joiner {
         Self { host, reason_names }
     }
 
-    /// Name of a kernel reason; `unknown:<n>` for a number that the kernel's
-    /// BTF does not name.
+    /// Name of a kernel reason, where the kernel's BTF has one.
     #[must_use]
-    pub fn reason(&self, raw: u16) -> Option<String> {
-        if raw == RAW_NONE {
-            return None;
-        }
-        let name = self.reason_names.get(usize::from(raw)).cloned().flatten();
-        Some(name.unwrap_or_else(|| format!("unknown:{raw}")))
+    pub fn known_reason(&self, raw: u16) -> Option<String> {
+        self.reason_names.get(usize::from(raw)).cloned().flatten()
+    }
+
+    /// Name of an event's reason: `None` where the kernel gave none,
+    /// `unknown:<n>` for a number without a name.
+    fn reason(&self, raw: u16) -> Option<String> {
+        (raw != RAW_NONE)
+            .then(|| self.known_reason(raw).unwrap_or_else(|| format!("unknown:{raw}")))
     }
 
     /// The reset an event tells of.

@@ -3,6 +3,7 @@
 pub mod btf;
 pub mod control;
 pub mod counters;
+pub mod kernel_log;
 pub mod layout;
 pub mod load;
 pub mod preflight;

@@ -9,4 +9,5 @@ pub mod basis;
 pub mod clock;
 pub mod join;
 pub mod kernel;
+pub mod metrics;
 pub mod reset;

@@ -4,9 +4,9 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::{
-        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns,
-        generated::{bpf_get_current_task, bpf_jiffies64},
+    helpers::generated::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_jiffies64,
+        bpf_ktime_get_ns,
     },
     programs::BtfTracePointContext,
 };
@@ -39,7 +39,7 @@ pub(crate) fn emit(
     verdict: Verdict,
     source: &Source,
     sk: Option<Sock>,
-    segment: Option<&Segment>,
+    segment: &Segment,
     raw_reason: u16,
     doubt: u32,
 ) {
@@ -150,19 +150,16 @@ unsafe fn tuple(
     event: *mut Event,
     source: &Source,
     sk: Option<Sock>,
-    segment: Option<&Segment>,
+    segment: &Segment,
 ) -> u32 {
     // SAFETY: the caller's promise.
     unsafe {
-        (*event).family = 0;
         (*event).local_port = source.local_port;
         (*event).remote_port = source.remote_port;
-        (*event).local_addr = [0; 16];
-        (*event).remote_addr = [0; 16];
-        match (sk, segment) {
-            (Some(sk), _) if source.has_tuple => tuple_of_socket(event, sk),
-            (_, Some(segment)) => tuple_of_segment(event, segment),
-            (_, None) => 0,
+        write_addresses(event, 0, [kernel::zero(); 2], [kernel::zero(); 2]);
+        match sk {
+            Some(sk) if source.has_tuple => tuple_of_socket(event, sk),
+            _ => tuple_of_segment(event, segment),
         }
     }
 }
@@ -203,7 +200,9 @@ unsafe fn tuple_of_socket(event: *mut Event, sk: Sock) -> u32 {
 /// `event` must be writable; see [`emit`].
 #[inline(always)]
 unsafe fn tuple_of_segment(event: *mut Event, segment: &Segment) -> u32 {
-    let skb = segment.skb;
+    let Some(skb) = segment.skb else {
+        return 0;
+    };
     let head = skb.get::<u64>(Field::SkbHead).unwrap_or_default();
     let network = skb.get::<u16>(Field::SkbNetworkHeader).unwrap_or_default();
     let header = head.wrapping_add(u64::from(network));
@@ -260,7 +259,8 @@ unsafe fn write_addresses(event: *mut Event, family: u16, local: [u64; 2], remot
 }
 
 const _: () = assert!(
-    core::mem::offset_of!(Event, local_addr).is_multiple_of(8)
+    core::mem::offset_of!(Event, comm).is_multiple_of(8)
+        && core::mem::offset_of!(Event, local_addr).is_multiple_of(8)
         && core::mem::offset_of!(Event, remote_addr).is_multiple_of(8)
 );
 
@@ -285,14 +285,15 @@ unsafe fn connection(event: *mut Event, source: &Source, sk: Option<Sock>) -> u3
     // SAFETY: the caller's promise.
     unsafe {
         let Some(tcp) = source.tcp else {
-            (*event).sock_cookie = 0;
-            (*event).cgroup_id = 0;
-            (*event).uid = 0;
-            (*event).srtt_us = 0;
-            (*event).retransmits = 0;
-            (*event).keepalive_time = 0;
-            (*event).keepalive_intvl = 0;
-            (*event).keepalive_probes = 0;
+            let zero = kernel::zero();
+            (*event).sock_cookie = zero;
+            (*event).cgroup_id = zero;
+            (*event).uid = zero as u32;
+            (*event).srtt_us = zero as u32;
+            (*event).retransmits = zero as u32;
+            (*event).keepalive_time = zero as u32;
+            (*event).keepalive_intvl = zero as u32;
+            (*event).keepalive_probes = zero as u8;
             return 0;
         };
         // 0: nobody has asked for the cookie yet.
@@ -357,7 +358,7 @@ unsafe fn connection(event: *mut Event, source: &Source, sk: Option<Sock>) -> u3
 /// # Safety
 /// `event` must be writable; see [`emit`].
 #[inline(always)]
-unsafe fn namespace(event: *mut Event, sk: Option<Sock>, segment: Option<&Segment>) -> u32 {
+unsafe fn namespace(event: *mut Event, sk: Option<Sock>, segment: &Segment) -> u32 {
     let mut bits = 0;
     let (netns, cookie) = if let Some(sk) = sk {
         let net = sk.net();
@@ -367,7 +368,8 @@ unsafe fn namespace(event: *mut Event, sk: Option<Sock>, segment: Option<&Segmen
         )
     } else {
         let net = segment
-            .and_then(|segment| segment.skb.get::<u64>(Field::SkbDst))
+            .skb
+            .and_then(|skb| skb.get::<u64>(Field::SkbDst))
             // The lowest bit says that no reference is held (SKB_DST_NOREF).
             .and_then(|dst| kernel::probe::<u64>(dst & !1, Field::DstDev))
             .and_then(|device| kernel::probe::<u64>(device, Field::DevNet));
@@ -392,9 +394,9 @@ unsafe fn namespace(event: *mut Event, sk: Option<Sock>, segment: Option<&Segmen
 /// # Safety
 /// `event` must be writable; see [`emit`].
 #[inline(always)]
-unsafe fn owner(event: *mut Event, facts: &Facts, segment: Option<&Segment>) -> u32 {
+unsafe fn owner(event: *mut Event, facts: &Facts, segment: &Segment) -> u32 {
     let reason = Reason::from_byte(facts.reason);
-    let closing = segment.is_none()
+    let closing = segment.skb.is_none()
         && facts.state == state::CLOSE
         && matches!(
             reason,
@@ -404,7 +406,7 @@ unsafe fn owner(event: *mut Event, facts: &Facts, segment: Option<&Segment>) -> 
     // destination, which is part of the record.
     unsafe {
         (*event).pid = 0;
-        (*event).comm = [0; 16];
+        (&raw mut (*event).comm).cast::<[u64; 2]>().write([kernel::zero(); 2]);
         if !closing {
             return 0;
         }
@@ -413,11 +415,11 @@ unsafe fn owner(event: *mut Event, facts: &Facts, segment: Option<&Segment>) -> 
             Some(flags) if flags & PF_KTHREAD == 0 => {}
             _ => return 0,
         }
-        let Ok(comm) = bpf_get_current_comm() else {
+        let comm = (&raw mut (*event).comm).cast();
+        if bpf_get_current_comm(comm, size_of::<[u8; 16]>() as u32) != 0 {
             return 0;
-        };
+        }
         (*event).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-        (*event).comm = comm;
     }
     known::OWNER
 }

@@ -1,7 +1,7 @@
 //! Reads the facts the classifier needs. What only the detailed event shows is
 //! read in [`crate::emit`].
 
-use core::{mem::MaybeUninit, ptr};
+use core::mem;
 
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_jiffies64};
 use rst_common::{
@@ -58,21 +58,12 @@ impl Source {
 }
 
 /// Facts with nothing known yet.
-///
-/// Zeroed word by word: the compiler would call its `memset`, which goes byte
-/// by byte here.
 #[inline(always)]
 pub(crate) fn facts(direction: Direction) -> Facts {
     const WORDS: usize = size_of::<Facts>() / size_of::<u64>();
     const _: () = assert!(WORDS * size_of::<u64>() == size_of::<Facts>());
-    let mut facts = MaybeUninit::<Facts>::uninit();
-    let words = facts.as_mut_ptr().cast::<u64>();
-    for index in 0..WORDS {
-        // SAFETY: inside `facts`, which is 8-byte aligned (it holds u64).
-        unsafe { ptr::write_volatile(words.add(index), 0) };
-    }
-    // SAFETY: every byte is written, and Facts is made of integers alone.
-    let mut facts = unsafe { facts.assume_init() };
+    // SAFETY: the same size, and Facts is made of integers alone.
+    let mut facts = unsafe { mem::transmute::<[u64; WORDS], Facts>([kernel::zero(); WORDS]) };
     facts.direction = direction as u8;
     facts
 }
@@ -245,10 +236,10 @@ struct TcpHeader {
     flags: u8,
 }
 
-/// The segment that a reset answers.
+/// The segment that a reset answers; without one, all zeros.
 pub(crate) struct Segment {
     /// The packet itself.
-    pub(crate) skb: Skb,
+    pub(crate) skb: Option<Skb>,
     /// Its destination: this host's port, host byte order.
     pub(crate) local_port: u16,
     /// Its source: the peer's port, host byte order.
@@ -256,14 +247,23 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
+    /// No segment caused the reset.
+    pub(crate) const NONE: Self = Self {
+        skb: None,
+        local_port: 0,
+        remote_port: 0,
+    };
+
     /// Reads the TCP header and the first payload bytes. In every path that
     /// sends a reset `skb->data` is the transport header.
     #[inline(always)]
-    pub(crate) fn gather(skb: Skb, facts: &mut Facts) -> Self {
+    pub(crate) fn gather(skb: Option<Skb>, facts: &mut Facts) -> Self {
+        let Some(skb) = skb else {
+            return Self::NONE;
+        };
         let mut segment = Self {
-            skb,
-            local_port: 0,
-            remote_port: 0,
+            skb: Some(skb),
+            ..Self::NONE
         };
         let data = skb.get::<u64>(Field::SkbData).unwrap_or_default();
         let len = skb.get::<u32>(Field::SkbLen).unwrap_or_default();

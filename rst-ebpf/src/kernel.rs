@@ -12,7 +12,10 @@
 //! would read as absent; no such address holds a slab object's start in
 //! practice, as the page there belongs to another use or the object is offset.)
 
-use core::{arch::asm, ptr};
+use core::{
+    arch::asm,
+    ptr::{self, NonNull},
+};
 
 use aya_ebpf::{
     helpers::{bpf_probe_read_kernel, generated::bpf_skc_to_tcp_sock},
@@ -31,6 +34,16 @@ fn offset(field: Field) -> u32 {
     // SAFETY: the index is below the array's length by construction. Volatile,
     // because the daemon replaces the value after compilation.
     unsafe { ptr::read_volatile(&raw const LAYOUT[field as usize]) }
+}
+
+/// Zero, in a way the compiler can't see through: it turns runs of zeros into
+/// calls of its `memset`, which writes byte by byte here.
+#[inline(always)]
+pub(crate) fn zero() -> u64 {
+    let zero;
+    // SAFETY: sets a register.
+    unsafe { asm!("{} = 0", out(reg) zero, options(pure, nomem, nostack)) };
+    zero
 }
 
 /// The classifier's reason for a number of the running kernel.
@@ -57,12 +70,12 @@ fn low_half(pointer: *const u8) -> u32 {
 
 /// An argument of the tracepoint that is a pointer, or `None` for NULL.
 #[inline(always)]
-fn argument(ctx: &BtfTracePointContext, index: usize) -> Option<*const u8> {
-    let pointer = ctx.arg::<*const u8>(index);
-    if low_half(pointer) == 0 || pointer.is_null() {
+fn argument(ctx: &BtfTracePointContext, index: usize) -> Option<NonNull<u8>> {
+    let pointer = ctx.arg::<*mut u8>(index);
+    if low_half(pointer) == 0 {
         return None;
     }
-    Some(pointer)
+    NonNull::new(pointer)
 }
 
 /// Reads a field through a typed pointer.
@@ -99,10 +112,14 @@ pub(crate) fn probe_at<T>(address: u64) -> Option<T> {
     unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
 }
 
+// The pointers below are NonNull so that `Option` of them is the bare pointer:
+// older verifiers (5.10) reject the half-initialised pairs that a separate
+// discriminant would spill to the stack.
+
 /// `struct sock *` of a tracepoint; only `sock_common` is valid in it until its
 /// state is known (TIME_WAIT and request sockets are smaller).
 #[derive(Clone, Copy)]
-pub(crate) struct Sock(*const u8);
+pub(crate) struct Sock(NonNull<u8>);
 
 impl Sock {
     /// Argument `index` of the tracepoint, unless NULL.
@@ -116,13 +133,13 @@ impl Sock {
     pub(crate) fn common<T: Copy>(self, field: Field) -> Option<T> {
         // SAFETY: PTR_TO_BTF_ID sock, which begins with sock_common, past the
         // NULL rule (see `argument`).
-        unsafe { load(self.0, field) }
+        unsafe { load(self.0.as_ptr(), field) }
     }
 
     /// The low half of its address: tells two live sockets apart.
     #[inline(always)]
     pub(crate) fn low_half(self) -> u32 {
-        low_half(self.0)
+        low_half(self.0.as_ptr())
     }
 
     /// The full TCP socket; `None` for TIME_WAIT, request and MPTCP sockets.
@@ -130,11 +147,8 @@ impl Sock {
     pub(crate) fn tcp(self) -> Option<TcpSock> {
         // SAFETY: the helper takes any sock_common and answers NULL where it is
         // no full TCP socket.
-        let tcp = unsafe { bpf_skc_to_tcp_sock(self.0.cast_mut().cast()) };
-        if tcp.is_null() {
-            return None;
-        }
-        Some(TcpSock(tcp.cast::<u8>().cast_const()))
+        let tcp = unsafe { bpf_skc_to_tcp_sock(self.0.as_ptr().cast()) };
+        NonNull::new(tcp.cast()).map(TcpSock)
     }
 
     /// The network namespace.
@@ -147,7 +161,7 @@ impl Sock {
 /// `struct tcp_sock *`: begins with `inet_connection_sock`, `inet_sock`, `sock`
 /// and `sock_common`.
 #[derive(Clone, Copy)]
-pub(crate) struct TcpSock(*const u8);
+pub(crate) struct TcpSock(NonNull<u8>);
 
 impl TcpSock {
     /// A field of `tcp_sock` or of a struct it begins with.
@@ -155,7 +169,7 @@ impl TcpSock {
     pub(crate) fn get<T: Copy>(self, field: Field) -> Option<T> {
         // SAFETY: PTR_TO_BTF_ID tcp_sock from the helper, checked for NULL in
         // `Sock::tcp`.
-        unsafe { load(self.0, field) }
+        unsafe { load(self.0.as_ptr(), field) }
     }
 
     /// kernfs id of the cgroup v2 the socket was created in.
@@ -186,7 +200,7 @@ impl Net {
 
 /// `struct sk_buff *` of a tracepoint: the segment that is answered.
 #[derive(Clone, Copy)]
-pub(crate) struct Skb(*const u8);
+pub(crate) struct Skb(NonNull<u8>);
 
 impl Skb {
     /// Argument `index` of the tracepoint, unless NULL.
@@ -199,6 +213,6 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn get<T: Copy>(self, field: Field) -> Option<T> {
         // SAFETY: PTR_TO_BTF_ID sk_buff past the NULL rule (see `argument`).
-        unsafe { load(self.0, field) }
+        unsafe { load(self.0.as_ptr(), field) }
     }
 }

@@ -59,9 +59,9 @@ fn send_reset(ctx: &BtfTracePointContext, raw_reason: u16) {
 
     let mut facts = gather::facts(Direction::Sent);
     facts.reason = kernel::reason(raw_reason);
-    let segment = skb.map(|skb| Segment::gather(skb, &mut facts));
+    let segment = Segment::gather(skb, &mut facts);
     let source = gather::connection(sk, &mut facts);
-    if segment.is_none() {
+    if skb.is_none() {
         gather::task(&mut facts);
     }
 
@@ -73,7 +73,7 @@ fn send_reset(ctx: &BtfTracePointContext, raw_reason: u16) {
         source.service_port(verdict.role),
     );
     count::count(&key);
-    let doubt = match (segment.is_some(), source.id(sk)) {
+    let doubt = match (skb.is_some(), source.id(sk)) {
         (true, Some(id)) => count::retract_receive(&id),
         _ => 0,
     };
@@ -83,7 +83,7 @@ fn send_reset(ctx: &BtfTracePointContext, raw_reason: u16) {
         verdict,
         &source,
         sk,
-        segment.as_ref(),
+        &segment,
         raw_reason,
         doubt,
     );
@@ -107,9 +107,7 @@ fn receive_reset(ctx: &BtfTracePointContext, sk: Sock) {
         &facts,
         verdict,
         &source,
-        Some(sk),
-        None,
-        RAW_NONE,
+        Some(sk), &Segment::NONE, RAW_NONE,
         doubt,
     );
 }

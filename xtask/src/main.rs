@@ -85,7 +85,7 @@ fn succeed(command: &mut Command) -> Result<()> {
         .status()
         .with_context(|| format!("cannot run {command:?}"))?;
     if !status.success() {
-        bail!("{} failed ({status})", shown(command));
+        bail!("`{}` failed ({status})", shown(command));
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! What is already there is preferred. It does nothing before saying what, and nothing at all
 //! where it can't do everything: then it prints the commands.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 
@@ -239,7 +239,7 @@ fn readable(toolchain: Toolchain) -> bool {
 
 /// LLVM version of the nightly toolchain, if one is installed.
 fn nightly_llvm() -> Option<u32> {
-    let mut command: Command = toolchain::rustup_run(Toolchain::Nightly.name(), "rustc");
+    let mut command = toolchain::rustup_run(Toolchain::Nightly.name(), "rustc");
     llvm_major(&toolchain::output(
         command.arg("--verbose").arg("--version"),
     )?)

@@ -1,0 +1,323 @@
+//! The Prometheus metrics: one function per family, all of them listed in
+//! [`families`]. Names and labels are a public interface.
+
+use std::collections::BTreeMap;
+
+use prometheus::core::Collector as _;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{Encoder as _, TextEncoder};
+
+use crate::kernel::counters::{Counts, Label};
+use crate::kernel::load::PROBES;
+use crate::kernel::ring::ReaderStats;
+
+/// The workload label while nothing names workloads.
+const UNKNOWN: &str = "unknown";
+/// Label value of what had no room of its own.
+const OTHER: &str = "other";
+
+/// Everything the metrics show, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The kernel's exact counts.
+    pub counts: Counts,
+    /// What the reader met.
+    pub reader: ReaderStats,
+    /// Room for series in the kernel's count map.
+    pub max_series: u32,
+    /// Whether the probes are attached.
+    pub attached: bool,
+}
+
+/// Renders the Prometheus text format. `reason` names a kernel reason number.
+pub fn render(
+    snapshot: &Snapshot,
+    reason: impl Fn(u16) -> Option<String>,
+) -> prometheus::Result<Vec<u8>> {
+    let mut families = families(snapshot, reason);
+    families.extend(ProcessCollector::for_self().collect());
+    // The encoder refuses a family without a sample.
+    families.retain(|family| !family.get_metric().is_empty());
+    let mut text = Vec::with_capacity(16 * 1024);
+    TextEncoder::new().encode(&families, &mut text)?;
+    Ok(text)
+}
+
+fn families(snapshot: &Snapshot, reason: impl Fn(u16) -> Option<String>) -> Vec<MetricFamily> {
+    vec![
+        resets(&snapshot.counts),
+        kernel_reasons(&snapshot.counts, reason),
+        events(snapshot),
+        counter(
+            "rst_label_overflow_total",
+            "Resets counted under port `other`, because the count map is full.",
+            [(vec![], snapshot.counts.overflow)],
+        ),
+        gauge(
+            "rst_map_entries",
+            "Entries in use of a kernel map.",
+            [(vec![("map", "resets")], snapshot.counts.entries)],
+        ),
+        gauge(
+            "rst_map_capacity",
+            "Room for entries in a kernel map.",
+            [(vec![("map", "resets")], snapshot.max_series as usize)],
+        ),
+        probes(snapshot),
+        gauge(
+            "rst_build_info",
+            "Always 1; the version is in the labels.",
+            [(vec![("version", env!("CARGO_PKG_VERSION"))], 1)],
+        ),
+    ]
+}
+
+fn resets(counts: &Counts) -> MetricFamily {
+    // The map keeps the kernel's reason apart, this metric does not.
+    let mut totals = BTreeMap::<_, u64>::new();
+    for (series, resets) in &counts.resets {
+        let key = (
+            series.direction.label(),
+            series.cause.label(),
+            series.impact.label(),
+            series.role.label(),
+            port(series.port),
+        );
+        *totals.entry(key).or_default() += resets;
+    }
+    counter(
+        "rst_resets_total",
+        "TCP resets, exact.",
+        totals.iter().map(|((direction, cause, impact, role, port), resets)| {
+            (
+                vec![
+                    ("direction", *direction),
+                    ("cause", *cause),
+                    ("impact", *impact),
+                    ("role", *role),
+                    ("workload", UNKNOWN),
+                    ("port", port.as_str()),
+                ],
+                *resets,
+            )
+        }),
+    )
+}
+
+fn port(port: Label<u16>) -> String {
+    match port {
+        Label::None => UNKNOWN.to_owned(),
+        Label::Value(port) => port.to_string(),
+        Label::Other => OTHER.to_owned(),
+    }
+}
+
+fn kernel_reasons(counts: &Counts, name: impl Fn(u16) -> Option<String>) -> MetricFamily {
+    let mut totals = BTreeMap::<_, u64>::new();
+    for (series, resets) in &counts.resets {
+        let reason = match series.reason {
+            Label::None => continue,
+            // Numbers without a name are no labels: they would come and go with
+            // the kernel's version.
+            Label::Value(raw) => name(raw).unwrap_or_else(|| UNKNOWN.to_owned()),
+            Label::Other => OTHER.to_owned(),
+        };
+        *totals.entry((series.direction.label(), reason)).or_default() += resets;
+    }
+    counter(
+        "rst_kernel_reason_total",
+        "TCP resets by the reason the kernel itself gives.",
+        totals.iter().map(|((direction, reason), resets)| {
+            (vec![("direction", *direction), ("reason", reason.as_str())], *resets)
+        }),
+    )
+}
+
+fn events(snapshot: &Snapshot) -> MetricFamily {
+    let detail = &snapshot.counts.detail;
+    counter(
+        "rst_events_total",
+        "Detailed events by what became of them; the counts of resets do not depend on these.",
+        [
+            (vec![("outcome", "delivered")], snapshot.reader.delivered),
+            (vec![("outcome", "sampled_out")], detail.sampled_out),
+            (vec![("outcome", "lost")], detail.lost),
+            (vec![("outcome", "malformed")], snapshot.reader.malformed),
+        ],
+    )
+}
+
+fn probes(snapshot: &Snapshot) -> MetricFamily {
+    gauge(
+        "rst_probe_up",
+        "1 when the probe is attached.",
+        PROBES.iter().map(|probe| {
+            let required = if probe.required { "true" } else { "false" };
+            (
+                vec![("probe", probe.name), ("required", required)],
+                usize::from(snapshot.attached),
+            )
+        }),
+    )
+}
+
+type Labels<'a> = Vec<(&'static str, &'a str)>;
+
+#[expect(clippy::cast_precision_loss, reason = "the format is f64; exact up to 2^53")]
+fn counter<'a>(
+    name: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = (Labels<'a>, u64)>,
+) -> MetricFamily {
+    let samples = samples.into_iter().map(|(labels, value)| {
+        let mut counter = Counter::default();
+        counter.set_value(value as f64);
+        let mut metric = metric(&labels);
+        metric.set_counter(counter);
+        metric
+    });
+    family(name, help, MetricType::COUNTER, samples.collect())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the format is f64; exact up to 2^53")]
+fn gauge<'a>(
+    name: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = (Labels<'a>, usize)>,
+) -> MetricFamily {
+    let samples = samples.into_iter().map(|(labels, value)| {
+        let mut gauge = Gauge::default();
+        gauge.set_value(value as f64);
+        let mut metric = metric(&labels);
+        metric.set_gauge(gauge);
+        metric
+    });
+    family(name, help, MetricType::GAUGE, samples.collect())
+}
+
+fn metric(labels: &Labels<'_>) -> Metric {
+    Metric::from_label(
+        labels
+            .iter()
+            .map(|(name, value)| {
+                let mut pair = LabelPair::default();
+                pair.set_name((*name).to_owned());
+                pair.set_value((*value).to_owned());
+                pair
+            })
+            .collect(),
+    )
+}
+
+fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    family
+}
+
+#[cfg(test)]
+mod tests {
+    use rst_common::cause::{Cause, Direction, Impact, Role};
+    use rst_common::event::DetailStats;
+
+    use super::*;
+    use crate::kernel::counters::Series;
+
+    fn series(reason: Label<u16>, port: Label<u16>) -> Series {
+        Series {
+            direction: Direction::Sent,
+            cause: Cause::UnreadData,
+            impact: Impact::ConnectionBroken,
+            role: Role::Server,
+            reason,
+            port,
+        }
+    }
+
+    fn snapshot() -> Snapshot {
+        Snapshot {
+            counts: Counts {
+                resets: [
+                    (series(Label::Value(9), Label::Value(80)), 3),
+                    (series(Label::Value(63), Label::Value(80)), 1),
+                    (series(Label::None, Label::None), 2),
+                    (series(Label::Other, Label::Other), 5),
+                ]
+                .into(),
+                detail: DetailStats {
+                    submitted: 7,
+                    sampled_out: 3,
+                    lost: 1,
+                },
+                entries: 3,
+                overflow: 5,
+            },
+            reader: ReaderStats {
+                delivered: 6,
+                malformed: 1,
+            },
+            max_series: 4096,
+            attached: true,
+        }
+    }
+
+    fn text(snapshot: &Snapshot) -> String {
+        let reason = |raw| (raw == 9).then(|| "TCP_ABORT_ON_CLOSE".to_owned());
+        String::from_utf8(render(snapshot, reason).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn every_reset_is_in_one_series() {
+        let text = text(&snapshot());
+        for line in [
+            r#"rst_resets_total{direction="sent",cause="unread_data",impact="connection_broken",role="server",workload="unknown",port="80"} 4"#,
+            r#"rst_resets_total{direction="sent",cause="unread_data",impact="connection_broken",role="server",workload="unknown",port="unknown"} 2"#,
+            r#"rst_resets_total{direction="sent",cause="unread_data",impact="connection_broken",role="server",workload="unknown",port="other"} 5"#,
+            r#"rst_kernel_reason_total{direction="sent",reason="TCP_ABORT_ON_CLOSE"} 3"#,
+            r#"rst_kernel_reason_total{direction="sent",reason="unknown"} 1"#,
+            r#"rst_kernel_reason_total{direction="sent",reason="other"} 5"#,
+            r#"rst_events_total{outcome="delivered"} 6"#,
+            r#"rst_events_total{outcome="sampled_out"} 3"#,
+            r#"rst_events_total{outcome="lost"} 1"#,
+            r#"rst_events_total{outcome="malformed"} 1"#,
+            "rst_label_overflow_total 5",
+            r#"rst_map_entries{map="resets"} 3"#,
+            r#"rst_map_capacity{map="resets"} 4096"#,
+            r#"rst_probe_up{probe="tcp_send_reset",required="true"} 1"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} not in\n{text}");
+        }
+        assert!(text.contains("process_resident_memory_bytes "), "{text}");
+        assert!(text.contains("rst_build_info{version="), "{text}");
+    }
+
+    #[test]
+    fn a_prometheus_parser_reads_all_of_it() {
+        let text = text(&snapshot());
+        let lines = text.lines().map(|line| Ok(line.to_owned()));
+        let scrape = prometheus_parse::Scrape::parse(lines).unwrap();
+        let samples = text.lines().filter(|line| !line.starts_with('#')).count();
+        assert_eq!(scrape.samples.len(), samples);
+        let total: f64 = scrape
+            .samples
+            .iter()
+            .filter(|sample| sample.metric == "rst_resets_total")
+            .map(|sample| match sample.value {
+                prometheus_parse::Value::Counter(value) => value,
+                ref other => panic!("not a counter: {other:?}"),
+            })
+            .sum();
+        assert!((total - 11.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn nothing_counted_yet_is_valid_too() {
+        let text = text(&Snapshot::default());
+        assert!(!text.contains("rst_resets_total{"));
+        assert!(text.contains(r#"rst_probe_up{probe="tcp_receive_reset",required="true"} 0"#));
+    }
+}
