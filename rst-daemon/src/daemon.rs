@@ -141,10 +141,19 @@ pub async fn run(
     let serve = Arc::new(Serve {
         hub,
         ready: ready.clone(),
-        scrape: scrape(counters, Arc::clone(&stats), Arc::clone(&tracer.joiner), config.max_series),
+        scrape: scrape(
+            counters,
+            Arc::clone(&stats),
+            Arc::clone(&tracer.joiner),
+            config.max_series,
+        ),
     });
     let (stop, stopped) = watch::channel(false);
-    let tcp = tokio::spawn(serve::serve_tcp(listener, Arc::clone(&serve), stopped.clone()));
+    let tcp = tokio::spawn(serve::serve_tcp(
+        listener,
+        Arc::clone(&serve),
+        stopped.clone(),
+    ));
     let unix = tokio::spawn(serve::serve_unix(socket, serve, stopped));
     ready.set_ready();
     info!(
@@ -184,7 +193,8 @@ fn scrape(
             max_series,
             attached: true,
         };
-        metrics::render(&snapshot, |raw| joiner.known_reason(raw)).map_err(|error| error.to_string())
+        metrics::render(&snapshot, |raw| joiner.known_reason(raw))
+            .map_err(|error| error.to_string())
     })
 }
 

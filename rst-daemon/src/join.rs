@@ -37,8 +37,10 @@ impl Joiner {
     /// Name of an event's reason: `None` where the kernel gave none,
     /// `unknown:<n>` for a number without a name.
     fn reason(&self, raw: u16) -> Option<String> {
-        (raw != RAW_NONE)
-            .then(|| self.known_reason(raw).unwrap_or_else(|| format!("unknown:{raw}")))
+        (raw != RAW_NONE).then(|| {
+            self.known_reason(raw)
+                .unwrap_or_else(|| format!("unknown:{raw}"))
+        })
     }
 
     /// The reset an event tells of.

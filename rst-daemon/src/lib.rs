@@ -1,13 +1,27 @@
 //! The library behind `rst`: load the probes, read events and counts, join
 //! them with what the host knows, serve them.
 //!
-//! I/O lives in `kernel`, `serve`, `client` and `daemon`; everything between
-//! an [`rst_common::event::Event`] and its text, JSON or metrics is pure.
+//! I/O lives in `kernel`, `serve`, `client`, `print` and `daemon`; everything
+//! between an [`rst_common::event::Event`] and its text, JSON or metrics is
+//! pure.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 pub mod basis;
+pub mod cli;
+pub mod client;
 pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod filter;
+pub mod hub;
 pub mod join;
 pub mod kernel;
 pub mod metrics;
+pub mod print;
 pub mod reset;
+pub mod serve;
+pub mod text;
+pub mod watch;
+
+#[cfg(test)]
+mod testing;

@@ -1,1 +1,132 @@
-fn main() {}
+//! `rst`: parses the command line, runs the command, turns the outcome into an
+//! exit code (0 ok, 1 failed, 2 usage).
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use rst_daemon::cli::{Cli, Command, ConfigCommand, DaemonArgs, WatchArgs};
+use rst_daemon::config::{self, Config, ConfigError};
+use rst_daemon::filter::Filter;
+use rst_daemon::hub::Hub;
+use rst_daemon::print::{self, Format};
+use rst_daemon::{daemon, watch};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{Level, warn};
+
+/// What went wrong, by exit code.
+enum Failure {
+    /// What the user asked for makes no sense: 2.
+    Usage(ConfigError),
+    /// It made sense and failed: 1.
+    Failed(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Daemon(args) => run_daemon(args),
+        Command::Watch(args) => run_watch(args).map_err(Failure::from),
+        Command::Config(ConfigCommand::Check { file }) => check_config(&file),
+        Command::Config(ConfigCommand::Example) => print_example().map_err(Failure::from),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(error)) => {
+            eprintln!("rst: {error}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed(error)) => {
+            eprintln!("rst: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_daemon(args: DaemonArgs) -> Result<(), Failure> {
+    let config = Config::load(args.config.as_deref())
+        .map_err(Failure::Usage)?
+        .with(args.overrides);
+    log_to_stderr(if args.log_kernel {
+        Level::DEBUG
+    } else {
+        Level::INFO
+    });
+    runtime()?.block_on(async {
+        let hub = Hub::new();
+        if args.print {
+            let format = Format::for_stdout(args.json);
+            let printed = print::from_hub(&hub, Filter::default(), format)
+                .context("cannot start the printer")?;
+            tokio::spawn(async {
+                if let Ok(Err(error)) = printed.await {
+                    warn!("no longer printing: {error}");
+                }
+            });
+        }
+        let stop = stop_signal()?;
+        daemon::run(config, args.log_kernel, hub, stop)
+            .await
+            .map_err(|error| Failure::Failed(error.into()))
+    })
+}
+
+fn run_watch(args: WatchArgs) -> anyhow::Result<()> {
+    log_to_stderr(Level::INFO);
+    runtime()?.block_on(async {
+        let stop = stop_signal()?;
+        Ok(watch::run(args, stop).await?)
+    })
+}
+
+fn check_config(file: &std::path::Path) -> Result<(), Failure> {
+    Config::load(Some(file)).map_err(Failure::Usage)?;
+    print_line(&format!("{}: ok", file.display()))?;
+    Ok(())
+}
+
+fn print_example() -> anyhow::Result<()> {
+    print_line(config::EXAMPLE.trim_end())
+}
+
+fn print_line(text: &str) -> anyhow::Result<()> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if print::is_closed(&error) => Ok(()),
+        result => result.context("cannot print"),
+    }
+}
+
+/// One thread: the work is small, and memory counts.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+/// Resolves at SIGTERM or SIGINT; the handlers are in place on return.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn log_to_stderr(level: Level) {
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&io::stderr()))
+        .with_target(false)
+        .init();
+}

@@ -89,19 +89,21 @@ fn resets(counts: &Counts) -> MetricFamily {
     counter(
         "rst_resets_total",
         "TCP resets, exact.",
-        totals.iter().map(|((direction, cause, impact, role, port), resets)| {
-            (
-                vec![
-                    ("direction", *direction),
-                    ("cause", *cause),
-                    ("impact", *impact),
-                    ("role", *role),
-                    ("workload", UNKNOWN),
-                    ("port", port.as_str()),
-                ],
-                *resets,
-            )
-        }),
+        totals
+            .iter()
+            .map(|((direction, cause, impact, role, port), resets)| {
+                (
+                    vec![
+                        ("direction", *direction),
+                        ("cause", *cause),
+                        ("impact", *impact),
+                        ("role", *role),
+                        ("workload", UNKNOWN),
+                        ("port", port.as_str()),
+                    ],
+                    *resets,
+                )
+            }),
     )
 }
 
@@ -123,13 +125,18 @@ fn kernel_reasons(counts: &Counts, name: impl Fn(u16) -> Option<String>) -> Metr
             Label::Value(raw) => name(raw).unwrap_or_else(|| UNKNOWN.to_owned()),
             Label::Other => OTHER.to_owned(),
         };
-        *totals.entry((series.direction.label(), reason)).or_default() += resets;
+        *totals
+            .entry((series.direction.label(), reason))
+            .or_default() += resets;
     }
     counter(
         "rst_kernel_reason_total",
         "TCP resets by the reason the kernel itself gives.",
         totals.iter().map(|((direction, reason), resets)| {
-            (vec![("direction", *direction), ("reason", reason.as_str())], *resets)
+            (
+                vec![("direction", *direction), ("reason", reason.as_str())],
+                *resets,
+            )
         }),
     )
 }
@@ -164,7 +171,10 @@ fn probes(snapshot: &Snapshot) -> MetricFamily {
 
 type Labels<'a> = Vec<(&'static str, &'a str)>;
 
-#[expect(clippy::cast_precision_loss, reason = "the format is f64; exact up to 2^53")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "the format is f64; exact up to 2^53"
+)]
 fn counter<'a>(
     name: &str,
     help: &str,
@@ -180,7 +190,10 @@ fn counter<'a>(
     family(name, help, MetricType::COUNTER, samples.collect())
 }
 
-#[expect(clippy::cast_precision_loss, reason = "the format is f64; exact up to 2^53")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "the format is f64; exact up to 2^53"
+)]
 fn gauge<'a>(
     name: &str,
     help: &str,
@@ -289,7 +302,10 @@ mod tests {
             r#"rst_map_capacity{map="resets"} 4096"#,
             r#"rst_probe_up{probe="tcp_send_reset",required="true"} 1"#,
         ] {
-            assert!(text.lines().any(|found| found == line), "{line} not in\n{text}");
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} not in\n{text}"
+            );
         }
         assert!(text.contains("process_resident_memory_bytes "), "{text}");
         assert!(text.contains("rst_build_info{version="), "{text}");

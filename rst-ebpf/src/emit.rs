@@ -146,12 +146,7 @@ unsafe fn add(counter: *mut u64, amount: u64) {
 /// # Safety
 /// `event` must be writable; see [`emit`].
 #[inline(always)]
-unsafe fn tuple(
-    event: *mut Event,
-    source: &Source,
-    sk: Option<Sock>,
-    segment: &Segment,
-) -> u32 {
+unsafe fn tuple(event: *mut Event, source: &Source, sk: Option<Sock>, segment: &Segment) -> u32 {
     // SAFETY: the caller's promise.
     unsafe {
         (*event).local_port = source.local_port;
@@ -406,7 +401,9 @@ unsafe fn owner(event: *mut Event, facts: &Facts, segment: &Segment) -> u32 {
     // destination, which is part of the record.
     unsafe {
         (*event).pid = 0;
-        (&raw mut (*event).comm).cast::<[u64; 2]>().write([kernel::zero(); 2]);
+        (&raw mut (*event).comm)
+            .cast::<[u64; 2]>()
+            .write([kernel::zero(); 2]);
         if !closing {
             return 0;
         }

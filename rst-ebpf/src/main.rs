@@ -78,14 +78,7 @@ fn send_reset(ctx: &BtfTracePointContext, raw_reason: u16) {
         _ => 0,
     };
     emit::emit(
-        ctx,
-        &facts,
-        verdict,
-        &source,
-        sk,
-        &segment,
-        raw_reason,
-        doubt,
+        ctx, &facts, verdict, &source, sk, &segment, raw_reason, doubt,
     );
 }
 
@@ -107,7 +100,9 @@ fn receive_reset(ctx: &BtfTracePointContext, sk: Sock) {
         &facts,
         verdict,
         &source,
-        Some(sk), &Segment::NONE, RAW_NONE,
+        Some(sk),
+        &Segment::NONE,
+        RAW_NONE,
         doubt,
     );
 }

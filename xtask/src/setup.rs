@@ -59,7 +59,9 @@ pub(crate) fn ensure_build() -> Result<Toolchain> {
         llvm_packages: packages::missing(packages::LLVM),
     };
     let mut log = Log::create()?;
-    if found.wants_rust_src() && nightly_llvm().is_some_and(|major| major <= LLVM_MAJOR) {
+    let by_packages = packages::has_command("apt-get") && packages::is_root();
+    if found.wants_rust_src(by_packages) && nightly_llvm().is_some_and(|major| major <= LLVM_MAJOR)
+    {
         let step = rust_src();
         eprintln!(
             "missing: {}\nfirst, for {} s at most:\n  {step}",
@@ -153,9 +155,10 @@ impl Found {
         self.toolchain && self.linker
     }
 
-    /// rustup is asked only if Debian's packages are not there already.
-    fn wants_rust_src(&self) -> bool {
-        !self.toolchain && !self.rust_packages.is_empty()
+    /// rustup is asked only where Debian's packages are neither there nor to be
+    /// had: theirs is the compiler whose output is tested on every kernel.
+    fn wants_rust_src(&self, by_packages: bool) -> bool {
+        !self.toolchain && !by_packages && !self.rust_packages.is_empty()
     }
 
     fn lack(&self) -> String {
@@ -268,7 +271,8 @@ mod tests {
             rust_packages: vec!["rustc-web"],
             llvm_packages: vec!["llvm-22-dev"],
         };
-        assert!(found.wants_rust_src());
+        assert!(found.wants_rust_src(false));
+        assert!(!found.wants_rust_src(true));
         assert_eq!(found.lack(), "a Rust toolchain for eBPF, bpf-linker");
         assert_eq!(
             plan(&found),
@@ -289,7 +293,7 @@ mod tests {
             rust_packages: vec![],
             llvm_packages: vec!["llvm-22-dev"],
         };
-        assert!(!found.wants_rust_src());
+        assert!(!found.wants_rust_src(false));
         assert_eq!(plan(&found), "  rustup toolchain link rst-bpf /usr");
     }
 
@@ -301,7 +305,7 @@ mod tests {
             rust_packages: vec!["rustc-web"],
             llvm_packages: vec![],
         };
-        assert!(!found.wants_rust_src());
+        assert!(!found.wants_rust_src(false));
         assert_eq!(found.lack(), "bpf-linker");
         assert!(
             plan(&found).starts_with("  LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker")

@@ -24,6 +24,9 @@ pub fn forward(ebpf: &mut Ebpf) {
                 }
             });
         }
-        Err(error) => warn!("no log lines from the kernel side: {}", error.into_parts().1),
+        Err(error) => warn!(
+            "no log lines from the kernel side: {}",
+            error.into_parts().1
+        ),
     }
 }

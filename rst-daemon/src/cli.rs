@@ -1,0 +1,174 @@
+//! The command line of `rst`. Parsing only; a usage error exits with 2.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{DEFAULT_SOCKET, Overrides};
+use crate::filter::Filter;
+
+/// Says why TCP connections are reset
+#[derive(Debug, Parser)]
+#[command(name = "rst", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the service: attach the probes, count, serve metrics and the stream
+    Daemon(DaemonArgs),
+    /// Show each reset as it happens, from a running daemon
+    Watch(WatchArgs),
+    /// Check a configuration file, or print the commented default
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// Flags of `rst daemon`.
+#[derive(Debug, Args)]
+pub struct DaemonArgs {
+    /// Configuration file [default: /etc/rst/rst.toml where it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Settings that win over the file
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// Print each reset to standard output as it happens
+    #[arg(long)]
+    pub print: bool,
+    /// Print JSON, one object a line
+    #[arg(long, requires = "print")]
+    pub json: bool,
+    /// Log lines of the kernel side, for debugging
+    #[arg(long)]
+    pub log_kernel: bool,
+}
+
+/// Flags of `rst watch`.
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// Print JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+    /// The daemon's UNIX socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// Which resets to show
+    #[command(flatten)]
+    pub filter: Filter,
+}
+
+/// Commands of `rst config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Check a configuration file and report everything wrong with it
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+    /// Print the commented default configuration
+    Example,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn daemon_flags() {
+        let line = "rst daemon --config /c --listen [::1]:1 --socket /s --details-per-second 0 \
+                    --print --json --log-kernel";
+        let Command::Daemon(args) = parse(line).unwrap().command else {
+            panic!("not the daemon");
+        };
+        assert_eq!(args.config, Some("/c".into()));
+        assert_eq!(args.overrides.listen, Some("[::1]:1".parse().unwrap()));
+        assert_eq!(args.overrides.socket, Some("/s".into()));
+        assert_eq!(args.overrides.details_per_second, Some(0));
+        assert!(args.print && args.json && args.log_kernel);
+    }
+
+    #[test]
+    fn watch_flags() {
+        let Command::Watch(args) = parse("rst watch --json --port 443").unwrap().command else {
+            panic!("not watch");
+        };
+        assert!(args.json);
+        assert_eq!(args.socket, PathBuf::from(DEFAULT_SOCKET));
+        assert_eq!(args.filter.port, Some(443));
+    }
+
+    #[test]
+    fn config_commands() {
+        let Command::Config(command) = parse("rst config check /f").unwrap().command else {
+            panic!("not config");
+        };
+        assert!(matches!(command, ConfigCommand::Check { file } if file.as_path() == "/f"));
+        assert!(parse("rst config example").is_ok());
+    }
+
+    #[test]
+    fn usage_errors_exit_with_2() {
+        for line in [
+            "rst",
+            "rst bogus",
+            "rst config",
+            "rst config check",
+            "rst daemon --json",
+            "rst daemon --listen localhost",
+            "rst daemon --details-per-second -1",
+            "rst watch --peer nobody",
+            "rst watch extra",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn version_and_help_are_no_errors() {
+        for line in ["rst --version", "rst watch --version", "rst --help"] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 0, "{line}");
+        }
+        assert_eq!(
+            parse("rst --version").unwrap_err().kind(),
+            ErrorKind::DisplayVersion
+        );
+    }
+
+    #[test]
+    fn the_help_states_the_real_defaults() {
+        let mut command = Cli::command();
+        let help = command
+            .find_subcommand_mut("daemon")
+            .unwrap()
+            .render_long_help()
+            .to_string();
+        // It is wrapped to the terminal.
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        let defaults = crate::config::Config::default();
+        for value in [
+            defaults.listen.to_string(),
+            defaults.socket.display().to_string(),
+            defaults.details_per_second.to_string(),
+            crate::config::DEFAULT_PATH.into(),
+        ] {
+            assert!(help.contains(&format!("[default: {value}")), "{value}");
+        }
+    }
+}

@@ -1,0 +1,446 @@
+//! The daemon's settings: defaults, then the file, then the flags.
+//!
+//! The file is walked by hand rather than through serde, which stops at the
+//! first fault: whoever fixes a file wants all of them at once, each with its
+//! line.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// The file that is read when none is named.
+pub const DEFAULT_PATH: &str = "/etc/rst/rst.toml";
+
+/// The UNIX socket when none is named.
+pub const DEFAULT_SOCKET: &str = "/run/rst/rst.sock";
+
+/// The commented reference file; it holds the defaults.
+pub const EXAMPLE: &str = include_str!("../dist/rst.toml");
+
+/// Longest path of a UNIX socket: `sun_path` less its terminating zero.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Smallest and largest ring buffer.
+const RING_BYTES: RangeInclusive<u32> = 4096..=1 << 30;
+
+/// Smallest and largest count table.
+const MAX_SERIES: RangeInclusive<u32> = 64..=1_000_000;
+
+/// The daemon's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where `/metrics` and the health checks are served.
+    pub listen: SocketAddr,
+    /// Where the event stream is served.
+    pub socket: PathBuf,
+    /// Events described in detail, at most, per second; 0 = counts only.
+    pub details_per_second: u32,
+    /// Size of the ring buffer, bytes.
+    pub ring_bytes: u32,
+    /// Entries of the kernel's count map.
+    pub max_series: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 10004)),
+            socket: DEFAULT_SOCKET.into(),
+            details_per_second: 2000,
+            ring_bytes: 1 << 20,
+            max_series: 4096,
+        }
+    }
+}
+
+/// Settings given as flags; they win over the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct Overrides {
+    /// Where to serve /metrics and the health checks [default: 127.0.0.1:10004]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// UNIX socket for `rst watch` [default: /run/rst/rst.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Resets described one by one, at most, per second; 0 = counts only [default: 2000]
+    #[arg(long, value_name = "N")]
+    pub details_per_second: Option<u32>,
+}
+
+/// Why there are no settings.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error(
+        "can't read the configuration file {}: {source}; see that it exists and may be read",
+        path.display()
+    )]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file was read and is wrong.
+    #[error("{}", list(path, problems))]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Everything wrong with it, in the order of the lines.
+        problems: Vec<Problem>,
+    },
+}
+
+/// One fault of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Line in the file, from 1.
+    pub line: usize,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+fn list(path: &Path, problems: &[Problem]) -> String {
+    let lines: Vec<String> = problems
+        .iter()
+        .map(|problem| format!("{}:{}: {}", path.display(), problem.line, problem.message))
+        .collect();
+    lines.join("\n")
+}
+
+impl Config {
+    /// Reads a file; without one named, [`DEFAULT_PATH`] where it exists.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::load_or_default(path, Path::new(DEFAULT_PATH))
+    }
+
+    fn load_or_default(named: Option<&Path>, fallback: &Path) -> Result<Self, ConfigError> {
+        let path = named.unwrap_or(fallback);
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, path),
+            Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {
+                Ok(Self::default())
+            }
+            Err(source) => Err(ConfigError::Read {
+                path: path.into(),
+                source,
+            }),
+        }
+    }
+
+    /// Reads the text of a file; the path only serves the messages.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let (document, syntax) = DeTable::parse_recoverable(text);
+        let mut problems: Vec<Problem> = syntax
+            .iter()
+            .map(|error| Problem {
+                line: line_of(text, error.span().map_or(0, |span| span.start)),
+                message: one_line(error.message()),
+            })
+            .collect();
+        // What the parser made of a broken line is nothing to complain about.
+        let broken: Vec<usize> = problems.iter().map(|problem| problem.line).collect();
+
+        let mut config = Self::default();
+        for (key, value) in document.get_ref() {
+            if let Err((span, message)) = config.set(key, value) {
+                let line = line_of(text, span.start);
+                if !broken.contains(&line) {
+                    problems.push(Problem { line, message });
+                }
+            }
+        }
+        if problems.is_empty() {
+            return Ok(config);
+        }
+        problems.sort_by_key(|problem| problem.line);
+        Err(ConfigError::Invalid {
+            path: path.into(),
+            problems,
+        })
+    }
+
+    /// Takes one key of the file over, or says where and what is wrong.
+    fn set(
+        &mut self,
+        key: &Spanned<impl AsRef<str>>,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Result<(), (Range<usize>, String)> {
+        let name = key.get_ref().as_ref();
+        let content = value.get_ref();
+        let result = match name {
+            "listen" => address(content).map(|listen| self.listen = listen),
+            "socket" => socket(content).map(|socket| self.socket = socket),
+            "details_per_second" => {
+                integer(content, 0..=u32::MAX).map(|limit| self.details_per_second = limit)
+            }
+            "ring_bytes" => ring_bytes(content).map(|bytes| self.ring_bytes = bytes),
+            "max_series" => integer(content, MAX_SERIES).map(|series| self.max_series = series),
+            _ => {
+                let message = format!(
+                    "unknown key `{}`; remove it, or see `rst config example` for the keys there are",
+                    name.escape_debug()
+                );
+                return Err((key.span(), message));
+            }
+        };
+        result.map_err(|message| (value.span(), format!("`{name}` {message}")))
+    }
+
+    /// These settings with the flags applied.
+    #[must_use]
+    pub fn with(mut self, overrides: Overrides) -> Self {
+        let Overrides {
+            listen,
+            socket,
+            details_per_second,
+        } = overrides;
+        if let Some(listen) = listen {
+            self.listen = listen;
+        }
+        if let Some(socket) = socket {
+            self.socket = socket;
+        }
+        if let Some(limit) = details_per_second {
+            self.details_per_second = limit;
+        }
+        self
+    }
+}
+
+fn address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
+    let text = string(value)?;
+    text.parse().map_err(|_| {
+        format!("is {text:?}; write an IP address and a port, such as \"127.0.0.1:10004\" or \"[::1]:10004\"")
+    })
+}
+
+fn socket(value: &DeValue<'_>) -> Result<PathBuf, String> {
+    let text = string(value)?;
+    if !text.starts_with('/') || text.contains('\0') {
+        return Err(format!(
+            "is {text:?}; write an absolute path, such as {DEFAULT_SOCKET:?}"
+        ));
+    }
+    if text.len() > MAX_SOCKET_PATH {
+        return Err(format!(
+            "is a path of {} bytes; a UNIX socket's has at most {MAX_SOCKET_PATH}, choose a shorter one",
+            text.len()
+        ));
+    }
+    Ok(text.into())
+}
+
+/// Whether it is a multiple of the page size follows from the power of two on
+/// all but the smallest sizes, and those the loader rounds up.
+fn ring_bytes(value: &DeValue<'_>) -> Result<u32, String> {
+    let bytes = integer(value, RING_BYTES)?;
+    if bytes.is_power_of_two() {
+        return Ok(bytes);
+    }
+    // The range ends at a power of two, so neither neighbour overflows.
+    let above = bytes.next_power_of_two();
+    Err(format!(
+        "is {bytes}; write a power of two, such as {} or {above}",
+        above / 2
+    ))
+}
+
+fn string<'a>(value: &'a DeValue<'_>) -> Result<&'a str, String> {
+    value
+        .as_str()
+        .ok_or_else(|| format!("is of type {}; write a string", value.type_str()))
+}
+
+fn integer(value: &DeValue<'_>, range: RangeInclusive<u32>) -> Result<u32, String> {
+    let Some(digits) = value.as_integer() else {
+        return Err(format!(
+            "is of type {}; write a whole number",
+            value.type_str()
+        ));
+    };
+    i128::from_str_radix(digits.as_str(), digits.radix())
+        .ok()
+        .and_then(|number| u32::try_from(number).ok())
+        .filter(|number| range.contains(number))
+        .ok_or_else(|| {
+            format!(
+                "is {digits}; write a number from {} to {}",
+                range.start(),
+                range.end()
+            )
+        })
+}
+
+/// toml breaks some of its messages over lines; ours are one line per problem.
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    let before = text.get(..offset).unwrap_or(text);
+    before.matches('\n').count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+
+    const KEYS: [&str; 5] = [
+        "listen",
+        "socket",
+        "details_per_second",
+        "ring_bytes",
+        "max_series",
+    ];
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("rst.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_example_holds_every_key_at_its_default() {
+        assert_eq!(parse(EXAMPLE), Ok(Config::default()));
+        let document = DeTable::parse(EXAMPLE).unwrap();
+        assert_eq!(document.get_ref().len(), KEYS.len());
+        for key in KEYS {
+            assert!(document.get_ref().contains_key(key), "{key} is missing");
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(parse(""), Ok(Config::default()));
+        assert_eq!(parse("# nothing\n"), Ok(Config::default()));
+    }
+
+    #[test]
+    fn every_key_is_taken_over() {
+        let text = "listen = '[::1]:9'\nsocket = '/s'\ndetails_per_second = 0\n\
+                    ring_bytes = 0x1000\nmax_series = 1_000_000\n";
+        let expected = Config {
+            listen: "[::1]:9".parse().unwrap(),
+            socket: "/s".into(),
+            details_per_second: 0,
+            ring_bytes: 4096,
+            max_series: 1_000_000,
+        };
+        assert_eq!(parse(text), Ok(expected));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        assert_eq!(
+            parse("\nlisten_on = 1\n[\"a\\u001b\"]\nb = 1\n").unwrap_err(),
+            "rst.toml:2: unknown key `listen_on`; remove it, or see `rst config example` for the \
+             keys there are\n\
+             rst.toml:3: unknown key `a\\u{1b}`; remove it, or see `rst config example` for the \
+             keys there are"
+        );
+    }
+
+    #[test]
+    fn all_bad_values_are_reported_at_once() {
+        let text = "listen = \"localhost\"\nsocket = \"rst.sock\"\ndetails_per_second = -1\n\
+                    ring_bytes = 5000\nmax_series = 63\nmystery = true\n";
+        assert_eq!(
+            parse(text).unwrap_err(),
+            "rst.toml:1: `listen` is \"localhost\"; write an IP address and a port, such as \
+             \"127.0.0.1:10004\" or \"[::1]:10004\"\n\
+             rst.toml:2: `socket` is \"rst.sock\"; write an absolute path, such as \
+             \"/run/rst/rst.sock\"\n\
+             rst.toml:3: `details_per_second` is -1; write a number from 0 to 4294967295\n\
+             rst.toml:4: `ring_bytes` is 5000; write a power of two, such as 4096 or 8192\n\
+             rst.toml:5: `max_series` is 63; write a number from 64 to 1000000\n\
+             rst.toml:6: unknown key `mystery`; remove it, or see `rst config example` for the \
+             keys there are"
+        );
+    }
+
+    #[test]
+    fn wrong_types_and_sizes_are_reported() {
+        let long = format!("socket = \"/{}\"", "x".repeat(107));
+        for (text, part) in [
+            ("listen = 10004", "of type integer; write a string"),
+            (
+                "max_series = \"64\"",
+                "of type string; write a whole number",
+            ),
+            ("max_series = 1e3", "of type float; write a whole number"),
+            (
+                "max_series = 99999999999999999999999999999999999999999999",
+                "write a number from",
+            ),
+            ("ring_bytes = 2147483648", "from 4096 to 1073741824"),
+            ("ring_bytes = 4095", "from 4096 to 1073741824"),
+            (&long, "a path of 108 bytes"),
+        ] {
+            let message = parse(text).unwrap_err();
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn syntax_errors_stand_beside_the_others() {
+        let message = parse("max_series = 1\nlisten = \nlisten = 3\nmystery = 1\n").unwrap_err();
+        let lines: Vec<&str> = message
+            .lines()
+            .map(|line| line.split(' ').next().unwrap_or_default())
+            .collect();
+        assert_eq!(
+            lines,
+            ["rst.toml:1:", "rst.toml:2:", "rst.toml:3:", "rst.toml:4:"],
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_an_error_with_its_name() {
+        let dir = TempDir::new();
+        let directory = dir.join("");
+        for path in [directory, dir.join("none.toml")] {
+            let message = Config::load(Some(&path)).unwrap_err().to_string();
+            let start = format!("can't read the configuration file {}: ", path.display());
+            assert!(message.starts_with(&start), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_fallback_may_be_absent_but_not_wrong() {
+        let dir = TempDir::new();
+        let path = dir.join("rst.toml");
+        assert_eq!(
+            Config::load_or_default(None, &path).unwrap(),
+            Config::default()
+        );
+        std::fs::write(&path, "max_series = 64").unwrap();
+        assert_eq!(Config::load_or_default(None, &path).unwrap().max_series, 64);
+        std::fs::write(&path, "max_series = 6").unwrap();
+        assert!(Config::load_or_default(None, &path).is_err());
+    }
+
+    #[test]
+    fn flags_win() {
+        let flags = Overrides {
+            listen: Some("0.0.0.0:1".parse().unwrap()),
+            socket: None,
+            details_per_second: Some(7),
+        };
+        let expected = Config {
+            listen: "0.0.0.0:1".parse().unwrap(),
+            details_per_second: 7,
+            ..Config::default()
+        };
+        assert_eq!(Config::default().with(flags), expected);
+        assert_eq!(
+            Config::default().with(Overrides::default()),
+            Config::default()
+        );
+    }
+}
