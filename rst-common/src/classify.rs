@@ -283,7 +283,7 @@ fn role(facts: &Facts) -> Role {
     {
         return Role::Unknown;
     }
-    let sequence = facts.bytes_acked.wrapping_add(facts.unacked as u64);
+    let sequence = facts.bytes_acked.wrapping_add(u64::from(facts.unacked));
     let payload = facts.bytes_sent.wrapping_sub(facts.bytes_retrans);
     let extra = sequence.wrapping_sub(payload);
     if facts.state == state::CLOSE {
@@ -294,9 +294,12 @@ fn role(facts: &Facts) -> Role {
             _ => Role::Unknown,
         };
     }
-    match extra.wrapping_sub(sent_fin(facts.state) as u64) {
+    match extra.wrapping_sub(u64::from(sent_fin(facts.state))) {
         0 => Role::Server,
         1 => Role::Client,
         _ => Role::Unknown,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,17 +28,19 @@ pub fn basis(cause: Cause, event: &Event, hz: Hz) -> String {
             unread(facts)
         ),
         Cause::AppAbort => {
-            let mut text = "closed with SO_LINGER on and a linger time of 0".to_owned();
-            for (name, bits, bytes) in [
+            let outstanding = [
                 ("unread", known::UNREAD, facts.unread),
                 ("unsent", known::UNSENT, facts.unsent),
                 ("unacknowledged", known::UNACKED, facts.unacked),
-            ] {
-                if facts.knows(bits) && bytes != 0 {
-                    text.push_str(&format!(", {} {name}", bytes_text(bytes)));
-                }
-            }
-            text
+            ];
+            let mut parts = vec!["closed with SO_LINGER on and a linger time of 0".to_owned()];
+            parts.extend(
+                outstanding
+                    .into_iter()
+                    .filter(|(_, bits, bytes)| facts.knows(*bits) && *bytes != 0)
+                    .map(|(name, _, bytes)| format!("{} {name}", bytes_text(bytes))),
+            );
+            parts.join(", ")
         }
         Cause::AdminKill => format!("destroyed while still {}", state_name(facts)),
         Cause::KeepaliveTimeout => format!(
@@ -79,21 +81,24 @@ fn unknown(facts: &Facts, hz: Hz) -> String {
             None => format!("{} met no socket", segment(facts)),
         };
     }
-    let mut text = if facts.state == state::CLOSE {
-        "the socket was closed by this host".to_owned()
+    let held = if facts.state == state::CLOSE {
+        "the socket was closed by this host"
     } else {
-        state_name(facts).to_owned()
+        state_name(facts)
     };
-    if facts.knows(known::IDLE_SEGMENT) {
-        let seconds = hz.milliseconds(facts.idle_segment) / 100;
-        text.push_str(&format!(
-            ", last segment of the peer {}.{} s before",
-            seconds / 10,
-            seconds % 10
-        ));
-    }
-    text.push_str(&undelivered(facts));
-    text
+    let silence = facts
+        .get(known::IDLE_SEGMENT, |facts| {
+            hz.milliseconds(facts.idle_segment) / 100
+        })
+        .map(|tenths| {
+            format!(
+                ", last segment of the peer {}.{} s before",
+                tenths / 10,
+                tenths % 10
+            )
+        })
+        .unwrap_or_default();
+    format!("{held}{silence}{}", undelivered(facts))
 }
 
 fn state_name(facts: &Facts) -> &'static str {

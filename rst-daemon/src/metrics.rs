@@ -322,9 +322,11 @@ mod tests {
             .samples
             .iter()
             .filter(|sample| sample.metric == "rst_resets_total")
-            .map(|sample| match sample.value {
-                prometheus_parse::Value::Counter(value) => value,
-                ref other => panic!("not a counter: {other:?}"),
+            .map(|sample| {
+                let prometheus_parse::Value::Counter(value) = sample.value else {
+                    panic!("not a counter: {:?}", sample.value);
+                };
+                value
             })
             .sum();
         assert!((total - 11.0).abs() < f64::EPSILON);

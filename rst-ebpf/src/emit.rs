@@ -239,6 +239,7 @@ unsafe fn tuple_of_segment(event: *mut Event, segment: &Segment) -> u32 {
 /// # Safety
 /// `event` must be writable; see [`emit`].
 #[inline(always)]
+#[expect(clippy::cast_ptr_alignment, reason = "asserted below")]
 unsafe fn write_addresses(event: *mut Event, family: u16, local: [u64; 2], remote: [u64; 2]) {
     // SAFETY: the caller's promise; both arrays are 16 bytes at a multiple of 8
     // in the record.
@@ -389,6 +390,7 @@ unsafe fn namespace(event: *mut Event, sk: Option<Sock>, segment: &Segment) -> u
 /// # Safety
 /// `event` must be writable; see [`emit`].
 #[inline(always)]
+#[expect(clippy::cast_ptr_alignment, reason = "asserted above")]
 unsafe fn owner(event: *mut Event, facts: &Facts, segment: &Segment) -> u32 {
     let reason = Reason::from_byte(facts.reason);
     let closing = segment.skb.is_none()

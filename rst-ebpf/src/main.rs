@@ -6,6 +6,16 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![expect(
+    missing_docs,
+    unreachable_pub,
+    clippy::needless_pass_by_value,
+    reason = "the shape that the btf_tracepoint macro wants and makes"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "the kernel's wider fields are cut to the wire types on purpose, sizes are small constants"
+)]
 
 mod count;
 mod emit;

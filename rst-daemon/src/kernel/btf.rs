@@ -101,7 +101,7 @@ struct Type {
     kind_flag: bool,
     vlen: usize,
     /// Size, or the id of the type it refers to.
-    size_or_type: u32,
+    size_or_id: u32,
     name: u32,
     /// Where the kind's own data begins.
     data: usize,
@@ -250,7 +250,7 @@ impl<'a> Btf<'a> {
         if pointer.kind != kind::PTR {
             return None;
         }
-        let function = self.resolve(pointer.size_or_type)?;
+        let function = self.resolve(pointer.size_or_id)?;
         (function.kind == kind::FUNC_PROTO).then(|| function.vlen.saturating_sub(1))
     }
 
@@ -298,9 +298,9 @@ impl<'a> Btf<'a> {
     fn shape(&self, id: u32) -> Shape {
         match self.resolve(id) {
             Some(found) => match found.kind {
-                kind::INT | kind::ENUM | kind::ENUM64 => Shape::Int(found.size_or_type),
+                kind::INT | kind::ENUM | kind::ENUM64 => Shape::Int(found.size_or_id),
                 kind::PTR => Shape::Pointer,
-                kind::STRUCT | kind::UNION => Shape::Composite(found.size_or_type),
+                kind::STRUCT | kind::UNION => Shape::Composite(found.size_or_id),
                 _ => Shape::Other,
             },
             None => Shape::Other,
@@ -316,12 +316,14 @@ impl<'a> Btf<'a> {
             let found = self
                 .read(*self.positions.get(usize::try_from(id).ok()?)? as usize)
                 .ok()?;
-            match found.kind {
-                kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => {
-                    id = found.size_or_type
-                }
-                _ => return Some(found),
+            let transparent = matches!(
+                found.kind,
+                kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG
+            );
+            if !transparent {
+                return Some(found);
             }
+            id = found.size_or_id;
         }
         None
     }
@@ -333,7 +335,7 @@ impl<'a> Btf<'a> {
             kind: info >> 24 & 0x1f,
             kind_flag: info >> 31 != 0,
             vlen: info as usize & 0xffff,
-            size_or_type: u32_at(self.bytes, at + 8, "type")?,
+            size_or_id: u32_at(self.bytes, at + 8, "type")?,
             name,
             data: at + 12,
         })
@@ -375,3 +377,6 @@ fn array_at<const N: usize>(
             len: bytes.len(),
         })
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,7 +84,7 @@ impl Counters {
     /// Reads everything.
     pub fn read(&mut self) -> Result<Counts, MapError> {
         let mut counts = Counts::default();
-        for item in self.resets.iter() {
+        for item in &self.resets {
             let (key, values) = item?;
             counts.entries += 1;
             let Some(series) = series(key) else {

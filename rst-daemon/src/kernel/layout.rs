@@ -126,3 +126,29 @@ fn reasons(btf: &Btf<'_>) -> ([u8; MAX_REASONS], Vec<Option<String>>) {
     }
     (bytes, names)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_a_required_field_is_refused_by_name() {
+        // One empty struct: no field of any kind.
+        let mut blob = Vec::from(0xeb9f_u16.to_ne_bytes());
+        blob.extend([1, 0]);
+        for word in [24u32, 0, 12, 12, 6, 1, 4 << 24, 0] {
+            blob.extend(word.to_ne_bytes());
+        }
+        blob.extend(b"\0sock\0");
+        let btf = Btf::parse(&blob, &wanted()).unwrap();
+        let message = resolve(&btf).unwrap_err().to_string();
+        for field in [
+            "sock_common.skc_state",
+            "inet_sock.inet_sport",
+            "sk_buff.head",
+        ] {
+            assert!(message.contains(field), "{message}");
+        }
+        assert!(!message.contains("tcp_sock.srtt_us"), "{message}");
+    }
+}

@@ -232,3 +232,115 @@ pub fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rst_common::cause::Direction;
+
+    use super::*;
+
+    /// An event of zeros but for what the holder looks at.
+    fn event(direction: Direction, doubt: u32, ktime_ns: u64) -> Event {
+        let mut event = decode(&[0; EVENT_SIZE]).unwrap();
+        event.facts.direction = direction as u8;
+        event.doubt = doubt;
+        event.ktime_ns = ktime_ns;
+        event.local_port = 80;
+        event
+    }
+
+    #[test]
+    fn a_record_of_another_length_is_refused() {
+        for len in [0, 8, EVENT_SIZE - 1, EVENT_SIZE + 1, 4096] {
+            let error = decode(&vec![0; len]).unwrap_err();
+            assert_eq!(error, DecodeError { actual: len });
+            assert!(error.to_string().contains(&len.to_string()));
+        }
+    }
+
+    #[test]
+    fn what_is_certain_is_delivered_at_once() {
+        let mut held = Held::default();
+        let mut delivered = Vec::new();
+        held.push(event(Direction::Received, 0, 1), &mut |event| {
+            delivered.push(event)
+        });
+        held.push(event(Direction::Sent, 0, 2), &mut |event| {
+            delivered.push(event)
+        });
+        assert_eq!(delivered.len(), 2);
+        assert!(held.is_empty());
+    }
+
+    #[test]
+    fn a_receive_event_that_is_taken_back_is_never_delivered() {
+        let mut held = Held::default();
+        let mut delivered = Vec::new();
+        held.push(event(Direction::Received, 5, 1), &mut |event| {
+            delivered.push(event)
+        });
+        held.push(event(Direction::Sent, 5, 2), &mut |event| {
+            delivered.push(event)
+        });
+        held.release(u64::MAX, |_| false, &mut |event| delivered.push(event));
+        let directions: Vec<_> = delivered
+            .iter()
+            .map(|event| event.facts.direction)
+            .collect();
+        assert_eq!(directions, [Direction::Sent as u8]);
+    }
+
+    #[test]
+    fn another_connection_of_the_same_slot_takes_nothing_back() {
+        let mut held = Held::default();
+        let mut delivered = Vec::new();
+        held.push(event(Direction::Received, 5, 1), &mut |event| {
+            delivered.push(event)
+        });
+        let other = Event {
+            remote_port: 9,
+            ..event(Direction::Sent, 5, 2)
+        };
+        held.push(other, &mut |event| delivered.push(event));
+        held.release(u64::MAX, |_| false, &mut |event| delivered.push(event));
+        assert_eq!(delivered.len(), 2);
+    }
+
+    #[test]
+    fn a_doubtful_event_waits_and_then_asks_the_kernel() {
+        for (taken_back, expected) in [(false, 1), (true, 0)] {
+            let mut held = Held::default();
+            let mut delivered = Vec::new();
+            held.push(event(Direction::Received, 5, 1000), &mut |event| {
+                delivered.push(event)
+            });
+            held.release(1000 + HOLD_NS - 1, |_| taken_back, &mut |event| {
+                delivered.push(event)
+            });
+            assert_eq!(delivered.len(), 0);
+            held.release(1000 + HOLD_NS, |_| taken_back, &mut |event| {
+                delivered.push(event)
+            });
+            assert_eq!(delivered.len(), expected);
+            assert!(held.is_empty());
+        }
+    }
+
+    proptest! {
+        /// Whatever stands in a record, it becomes a reset that can be written
+        /// as JSON and as text.
+        #[test]
+        fn any_record_can_be_told(bytes in proptest::collection::vec(any::<u8>(), EVENT_SIZE)) {
+            let event = decode(&bytes).unwrap();
+            let joiner = crate::join::Joiner::new("host".to_owned(), vec![None; 64]);
+            let clock = crate::clock::WallClock::from_offset(0);
+            let reset = joiner.join(&event, clock);
+            let json = crate::text::json(&reset).unwrap();
+            prop_assert!(serde_json::from_str::<crate::reset::Reset>(&json).is_ok());
+            let style = crate::text::Style { color: false, zone: jiff::tz::TimeZone::UTC };
+            let line = crate::text::line(&reset, &style);
+            prop_assert!(!line.chars().any(char::is_control), "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,501 @@
+//! Each rule with a case it decides and a near miss.
+
+use super::*;
+use crate::facts::PAYLOAD_PREFIX;
+
+/// An established socket of a client that sent 100 bytes and got 200, all
+/// acknowledged and read, the answer last.
+fn client() -> Facts {
+    Facts {
+        known: u32::MAX & !known::SEGMENT & !known::PAYLOAD & !known::EXIT_CODE,
+        origin: Origin::Socket as u8,
+        state: state::ESTABLISHED,
+        idle_tx: 20,
+        idle_rx: 10,
+        idle_segment: 10,
+        bytes_sent: 100,
+        // Our SYN counts.
+        bytes_acked: 101,
+        bytes_received: 200,
+        ..Facts::default()
+    }
+}
+
+/// The same seen from the server: it answered last.
+fn server() -> Facts {
+    Facts {
+        idle_tx: 10,
+        idle_rx: 20,
+        bytes_sent: 200,
+        bytes_acked: 200,
+        bytes_received: 100,
+        ..client()
+    }
+}
+
+fn sent(facts: Facts) -> Facts {
+    Facts {
+        direction: Direction::Sent as u8,
+        ..facts
+    }
+}
+
+fn received(facts: Facts) -> Facts {
+    Facts {
+        direction: Direction::Received as u8,
+        ..facts
+    }
+}
+
+/// An active reset: the socket has already left its state.
+fn closing(facts: Facts, reason: Reason) -> Facts {
+    sent(Facts {
+        state: state::CLOSE,
+        reason: reason as u8,
+        ..facts
+    })
+}
+
+/// A reset that answers a segment.
+fn answering(origin: Origin, flags: u8, payload_len: u32) -> Facts {
+    Facts {
+        known: known::SEGMENT,
+        direction: Direction::Sent as u8,
+        origin: origin as u8,
+        segment_flags: flags,
+        payload_len,
+        ..Facts::default()
+    }
+}
+
+fn with_payload(facts: Facts, payload: [u8; PAYLOAD_PREFIX]) -> Facts {
+    Facts {
+        known: facts.known | known::PAYLOAD,
+        payload,
+        ..facts
+    }
+}
+
+#[track_caller]
+fn check(facts: &Facts, cause: Cause, impact: Impact) -> Verdict {
+    let verdict = classify(facts);
+    assert_eq!(
+        (verdict.cause, verdict.impact),
+        (cause, impact),
+        "{facts:?}"
+    );
+    verdict
+}
+
+#[test]
+fn segments_that_meet_no_socket() {
+    let none = |flags, len| answering(Origin::None, flags, len);
+    check(&none(flag::SYN, 0), Cause::Refused, Impact::Uncertain);
+    check(
+        &none(flag::SYN | flag::ACK, 0),
+        Cause::Stray,
+        Impact::Benign,
+    );
+    check(&none(flag::ACK, 0), Cause::Stray, Impact::Benign);
+    check(
+        &none(flag::FIN | flag::ACK, 0),
+        Cause::Stray,
+        Impact::Benign,
+    );
+    check(&none(flag::ACK, 1), Cause::Unknown, Impact::Uncertain);
+    let unreadable = Facts {
+        known: 0,
+        ..none(0, 0)
+    };
+    check(&unreadable, Cause::Unknown, Impact::Uncertain);
+}
+
+#[test]
+fn data_for_what_we_had_closed() {
+    let late = answering(Origin::TimeWait, flag::ACK, 500);
+    check(&late, Cause::LateData, Impact::ConnectionBroken);
+    check(
+        &answering(Origin::TimeWait, flag::SYN, 0),
+        Cause::Unknown,
+        Impact::Uncertain,
+    );
+
+    let full = Facts {
+        known: client().known | known::SEGMENT,
+        segment_flags: flag::ACK,
+        payload_len: 500,
+        ..closing(client(), Reason::AbortOnData)
+    };
+    check(&full, Cause::LateData, Impact::ConnectionBroken);
+
+    // TLS: a farewell is no loss, a small record may be one.
+    let tls = |kind, record: u8, len| {
+        let facts = answering(Origin::TimeWait, flag::ACK, len);
+        with_payload(facts, [kind, 3, 3, 0, record])
+    };
+    check(&tls(0x15, 26, 31), Cause::LateData, Impact::Benign);
+    check(&tls(0x15, 2, 7), Cause::LateData, Impact::Benign);
+    check(&tls(0x17, 19, 24), Cause::LateData, Impact::Benign);
+    check(&tls(0x17, 35, 40), Cause::LateData, Impact::Uncertain);
+    check(
+        &tls(0x17, 195, 200),
+        Cause::LateData,
+        Impact::ConnectionBroken,
+    );
+    // Two records, the first an alert: more than a farewell.
+    check(
+        &tls(0x15, 26, 131),
+        Cause::LateData,
+        Impact::ConnectionBroken,
+    );
+    check(
+        &with_payload(late, *b"GET /"),
+        Cause::LateData,
+        Impact::ConnectionBroken,
+    );
+}
+
+#[test]
+fn listeners() {
+    let listener = |reason: Reason, flags| Facts {
+        known: known::SEGMENT | known::STATE,
+        state: state::LISTEN,
+        reason: reason as u8,
+        ..answering(Origin::Socket, flags, 0)
+    };
+    let verdict = check(
+        &listener(Reason::InvalidSyn, flag::ACK),
+        Cause::ListenOverflow,
+        Impact::ConnectFailed,
+    );
+    assert_eq!(verdict.role, Role::Server);
+    check(
+        &listener(Reason::InvalidSyn, flag::SYN),
+        Cause::Unknown,
+        Impact::Uncertain,
+    );
+    check(
+        &listener(Reason::Unspecified, flag::ACK),
+        Cause::Unknown,
+        Impact::Uncertain,
+    );
+}
+
+#[test]
+fn handshakes_that_break_the_protocol() {
+    let in_state = |state| {
+        sent(Facts {
+            known: client().known | known::SEGMENT,
+            state,
+            segment_flags: flag::ACK,
+            ..client()
+        })
+    };
+    check(
+        &in_state(state::SYN_SENT),
+        Cause::ProtocolError,
+        Impact::Benign,
+    );
+    check(
+        &in_state(state::SYN_RECV),
+        Cause::ProtocolError,
+        Impact::ConnectionBroken,
+    );
+}
+
+#[test]
+fn closing_with_bytes_unread() {
+    let unread = |facts| {
+        let facts = Facts { unread: 5, ..facts };
+        closing(facts, Reason::AbortOnClose)
+    };
+    check(
+        &unread(server()),
+        Cause::UnreadData,
+        Impact::ConnectionBroken,
+    );
+    // A client that has what it wanted, or one whose FIN is ambiguous.
+    check(&unread(client()), Cause::UnreadData, Impact::Uncertain);
+
+    let exiting = |facts: Facts, code| Facts {
+        known: facts.known | known::EXIT_CODE,
+        exiting: 1,
+        exit_code: code,
+        ..unread(facts)
+    };
+    check(
+        &exiting(server(), 9),
+        Cause::ProcessExit,
+        Impact::ConnectionBroken,
+    );
+    check(
+        &exiting(server(), 0),
+        Cause::ProcessExit,
+        Impact::ConnectionBroken,
+    );
+    // A client for certain: our SYN and our FIN are both acknowledged.
+    let gone = Facts {
+        bytes_acked: 102,
+        ..client()
+    };
+    check(&exiting(gone, 0), Cause::ProcessExit, Impact::Uncertain);
+    check(
+        &exiting(gone, 0x100),
+        Cause::ProcessExit,
+        Impact::ConnectionBroken,
+    );
+}
+
+#[test]
+fn aborting_on_purpose() {
+    let abort = |facts: Facts| {
+        let facts = Facts {
+            sock_flags: sock_flag::LINGER,
+            ..facts
+        };
+        closing(facts, Reason::State)
+    };
+    check(&abort(server()), Cause::AppAbort, Impact::Benign);
+    for (unread, unsent, unacked) in [(1, 0, 0), (0, 1, 0), (0, 0, 1)] {
+        let facts = Facts {
+            unread,
+            unsent,
+            unacked,
+            ..server()
+        };
+        check(&abort(facts), Cause::AppAbort, Impact::ConnectionBroken);
+    }
+    // The peer spoke last: it waits for an answer.
+    let pending = Facts {
+        idle_tx: 30,
+        ..server()
+    };
+    check(&abort(pending), Cause::AppAbort, Impact::ConnectionBroken);
+    // Client or server can't be told, so neither can who waits.
+    check(&abort(client()), Cause::AppAbort, Impact::Uncertain);
+
+    let lingering = Facts {
+        linger_time: 100,
+        ..abort(server())
+    };
+    check(&lingering, Cause::Unknown, Impact::Uncertain);
+    check(
+        &closing(server(), Reason::State),
+        Cause::Unknown,
+        Impact::Uncertain,
+    );
+}
+
+#[test]
+fn killed_from_outside() {
+    let killed = sent(Facts {
+        reason: Reason::State as u8,
+        ..server()
+    });
+    check(&killed, Cause::AdminKill, Impact::ConnectionBroken);
+}
+
+#[test]
+fn timers_and_limits() {
+    let by = |reason: Reason| {
+        sent(Facts {
+            reason: reason as u8,
+            ..server()
+        })
+    };
+    check(
+        &by(Reason::KeepaliveTimeout),
+        Cause::KeepaliveTimeout,
+        Impact::ConnectionBroken,
+    );
+    check(
+        &by(Reason::AbortOnMemory),
+        Cause::MemoryPressure,
+        Impact::ConnectionBroken,
+    );
+    check(
+        &by(Reason::AbortOnLinger),
+        Cause::Unknown,
+        Impact::Uncertain,
+    );
+}
+
+#[test]
+fn our_attempt_was_refused() {
+    let refused = received(Facts {
+        state: state::SYN_SENT,
+        ..client()
+    });
+    let verdict = check(&refused, Cause::Refused, Impact::ConnectFailed);
+    assert_eq!(verdict.role, Role::Client);
+}
+
+#[test]
+fn the_peer_had_closed() {
+    let closed = |state, unacked, unsent| {
+        received(Facts {
+            state,
+            unacked,
+            unsent,
+            ..server()
+        })
+    };
+    check(
+        &closed(state::CLOSE_WAIT, 0, 0),
+        Cause::PeerClosed,
+        Impact::Benign,
+    );
+    check(
+        &closed(state::CLOSE_WAIT, 24, 0),
+        Cause::PeerClosed,
+        Impact::Benign,
+    );
+    check(
+        &closed(state::CLOSE_WAIT, 5, 0),
+        Cause::PeerClosed,
+        Impact::ConnectionBroken,
+    );
+    check(
+        &closed(state::CLOSE_WAIT, 0, 5),
+        Cause::PeerClosed,
+        Impact::ConnectionBroken,
+    );
+    // Our own FIN is one of the unacknowledged.
+    check(
+        &closed(state::LAST_ACK, 1, 0),
+        Cause::PeerClosed,
+        Impact::Benign,
+    );
+    check(
+        &closed(state::LAST_ACK, 25, 0),
+        Cause::PeerClosed,
+        Impact::Benign,
+    );
+    check(
+        &closed(state::LAST_ACK, 26, 0),
+        Cause::PeerClosed,
+        Impact::ConnectionBroken,
+    );
+    let blind = Facts {
+        known: server().known & !known::UNACKED,
+        ..closed(state::CLOSE_WAIT, 0, 0)
+    };
+    check(&blind, Cause::PeerClosed, Impact::Uncertain);
+}
+
+#[test]
+fn we_had_closed() {
+    let orphan = received(Facts {
+        state: state::FIN_WAIT2,
+        sock_flags: sock_flag::DEAD,
+        ..server()
+    });
+    check(&orphan, Cause::AfterClose, Impact::Benign);
+    let shut = received(Facts {
+        state: state::FIN_WAIT1,
+        shutdown: shutdown::RCV,
+        unacked: 100,
+        ..server()
+    });
+    check(&shut, Cause::AfterClose, Impact::ConnectionBroken);
+    // Half closed only: we still listen.
+    let half = received(Facts {
+        state: state::FIN_WAIT2,
+        shutdown: shutdown::SEND,
+        ..server()
+    });
+    check(&half, Cause::Unknown, Impact::Uncertain);
+}
+
+#[test]
+fn a_reset_in_active_use_is_not_decided_yet() {
+    check(&received(client()), Cause::Unknown, Impact::Uncertain);
+}
+
+#[test]
+fn roles_follow_from_the_sequence_numbers() {
+    let role_in = |facts: Facts, state, unacked| {
+        let facts = Facts {
+            state,
+            unacked,
+            ..facts
+        };
+        classify(&received(facts)).role
+    };
+    for state in [state::ESTABLISHED, state::CLOSE_WAIT] {
+        assert_eq!(role_in(client(), state, 0), Role::Client);
+        assert_eq!(role_in(server(), state, 0), Role::Server);
+    }
+    // FIN sent, and in flight.
+    for state in [state::FIN_WAIT1, state::LAST_ACK, state::CLOSING] {
+        assert_eq!(role_in(client(), state, 1), Role::Client);
+        assert_eq!(role_in(server(), state, 1), Role::Server);
+    }
+    // At an active reset a FIN may have gone out before.
+    let ambiguous = classify(&closing(client(), Reason::AbortOnClose));
+    assert_eq!(ambiguous.role, Role::Unknown);
+    let certain = classify(&closing(server(), Reason::AbortOnClose));
+    assert_eq!(certain.role, Role::Server);
+    // Retransmissions are no new payload.
+    let retransmitted = Facts {
+        bytes_sent: 150,
+        bytes_retrans: 50,
+        ..client()
+    };
+    assert_eq!(role_in(retransmitted, state::ESTABLISHED, 0), Role::Client);
+    let nothing_known = Facts {
+        known: known::STATE,
+        ..client()
+    };
+    assert_eq!(role_in(nothing_known, state::ESTABLISHED, 0), Role::Unknown);
+    assert_eq!(
+        classify(&answering(Origin::None, flag::SYN, 0)).role,
+        Role::Unknown
+    );
+}
+
+#[test]
+fn the_turn_and_its_tie() {
+    assert_eq!(turn(&client()), Turn::Peer);
+    assert_eq!(turn(&server()), Turn::Us);
+    let tie = |sent_after_received| Facts {
+        idle_tx: 7,
+        idle_rx: 7,
+        sent_after_received,
+        ..client()
+    };
+    assert_eq!(turn(&tie(1)), Turn::Us);
+    assert_eq!(turn(&tie(0)), Turn::Peer);
+    let probed = Facts {
+        probes_out: 1,
+        ..client()
+    };
+    assert_eq!(turn(&probed), Turn::Unknown);
+    let silent = Facts {
+        bytes_sent: 0,
+        bytes_received: 0,
+        ..client()
+    };
+    assert_eq!(turn(&silent), Turn::Unknown);
+}
+
+#[test]
+fn labels_are_unique_and_lower_case() {
+    for (index, cause) in Cause::ALL.iter().enumerate() {
+        assert_eq!(Cause::from_byte(*cause as u8), Some(*cause));
+        assert_eq!(Cause::from_label(cause.label()), Some(*cause));
+        assert!(!cause.meaning().is_empty());
+        assert!(
+            cause
+                .label()
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        );
+        for other in &Cause::ALL[index + 1..] {
+            assert_ne!(cause.label(), other.label());
+            assert_ne!(cause.meaning(), other.meaning());
+        }
+    }
+    assert_eq!(Cause::from_byte(u8::MAX), None);
+    assert_eq!(Cause::from_label("nonsense"), None);
+}
