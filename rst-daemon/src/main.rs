@@ -1,7 +1,7 @@
 //! `rst`: parses the command line, runs the command, turns the outcome into an
 //! exit code (0 ok, 1 failed, 2 usage).
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -14,6 +14,9 @@ use rst_daemon::print::{self, Format};
 use rst_daemon::{daemon, watch};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{Level, warn};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// What went wrong, by exit code.
 enum Failure {
@@ -122,11 +125,18 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
-fn log_to_stderr(level: Level) {
+/// Logs at INFO, the lines of the eBPF programs at `programs`: the libraries
+/// below have much to say at DEBUG.
+fn log_to_stderr(programs: Level) {
+    let levels = Targets::new()
+        .with_default(Level::INFO)
+        .with_target("rst_ebpf_object", programs);
     tracing_subscriber::fmt()
-        .with_max_level(level)
+        .with_max_level(programs)
         .with_writer(io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&io::stderr()))
+        .with_ansi(io::stderr().is_terminal())
         .with_target(false)
+        .finish()
+        .with(levels)
         .init();
 }
