@@ -7,7 +7,7 @@ use crate::facts::PAYLOAD_PREFIX;
 /// acknowledged and read, the answer last.
 fn client() -> Facts {
     Facts {
-        known: u32::MAX & !known::SEGMENT & !known::PAYLOAD & !known::EXIT_CODE,
+        known: !(known::SEGMENT | known::PAYLOAD | known::EXIT_CODE),
         origin: Origin::Socket as u8,
         state: state::ESTABLISHED,
         idle_tx: 20,
@@ -335,8 +335,8 @@ fn the_peer_had_closed() {
     let closed = |state, unacked, unsent| {
         received(Facts {
             state,
-            unacked,
             unsent,
+            unacked,
             ..server()
         })
     };

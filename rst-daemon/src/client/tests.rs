@@ -1,3 +1,5 @@
+//! The client against real daemons and against what is none.
+
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 

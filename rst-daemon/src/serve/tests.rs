@@ -1,3 +1,5 @@
+//! The servers against slow, silent and hostile clients.
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
