@@ -1,0 +1,39 @@
+//! Live tests: each provokes real resets in a network namespace of its own and
+//! asserts what the real daemon says of them, in the stream and in the
+//! counters, once each.
+//!
+//! They need root and an eBPF-capable kernel; what is missing is named in a
+//! `SKIPPED:` line on stderr. They run one at a time, see [`lab::exclusive`].
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+#[path = "live/collect.rs"]
+mod collect;
+#[path = "live/expect.rs"]
+mod expect;
+#[path = "live/lab.rs"]
+mod lab;
+#[path = "live/metrics.rs"]
+mod metrics;
+#[path = "live/netns.rs"]
+mod netns;
+#[path = "live/process.rs"]
+mod process;
+#[path = "live/tcp.rs"]
+mod tcp;
+#[path = "live/watcher.rs"]
+mod watcher;
+
+#[path = "live/closed.rs"]
+mod closed;
+#[path = "live/closing.rs"]
+mod closing;
+#[path = "live/connecting.rs"]
+mod connecting;
+#[path = "live/dead.rs"]
+mod dead;
+#[path = "live/load.rs"]
+mod load;
+#[path = "live/servers.rs"]
+mod servers;
+#[path = "live/watching.rs"]
+mod watching;

@@ -1,0 +1,335 @@
+//! A network namespace, a daemon in the root namespace and a watcher: what a
+//! scenario runs in.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::collect::{Collected, DEADLINE, wait_until};
+use crate::metrics::{self, Scrape};
+use crate::netns::{Netns, V4};
+use crate::process::{Process, RST, ebpf_loaded, find_program};
+use crate::watcher::{Seen, Watcher};
+use crate::{expect, tcp};
+
+/// The port of sentinels: refused connects that mark a place in the stream. No
+/// scenario uses it.
+pub(crate) const SENTINEL_PORT: u16 = 9;
+
+/// How long a sentinel is waited for before another is sent.
+const SENTINEL: Duration = Duration::from_millis(150);
+
+/// How far a scrape must be from every event, so that none is on its way into
+/// the counters meanwhile.
+const QUIET: jiff::SignedDuration = jiff::SignedDuration::from_millis(5);
+
+/// How long the daemon may take to stop.
+pub(crate) const STOP: Duration = Duration::from_secs(2);
+
+/// Runs a scenario over both address families and asserts that the resets of
+/// its namespace are exactly those it returns.
+pub(crate) fn live(test: &str, tools: &[&str], scenario: impl FnOnce(&Lab) -> Vec<Value> + Send) {
+    let Some(lab) = Lab::start(test, tools, &[]) else {
+        return;
+    };
+    let expected = lab.inside(|| scenario(&lab));
+    lab.finish(&expected);
+}
+
+/// Says why a test can't run here. Not through `println`, which the test runner
+/// keeps to itself when the test passes.
+pub(crate) fn skipped(test: &str, why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {why}");
+}
+
+/// Whether root and these tools are there; if not, the test is reported as
+/// skipped.
+pub(crate) fn can_run(test: &str, tools: &[&str]) -> bool {
+    if !rustix::process::geteuid().is_root() {
+        skipped(test, "needs root");
+        return false;
+    }
+    for tool in ["ip", "nsenter"].iter().chain(tools) {
+        if find_program(tool).is_none() {
+            skipped(test, &format!("needs {tool}"));
+            return false;
+        }
+    }
+    true
+}
+
+/// Lets one live test run at a time on this machine, whatever starts it: each
+/// has the processor to itself, and none sees the resets of another.
+pub(crate) fn exclusive() -> File {
+    let path = std::env::temp_dir().join("rst-live-test.lock");
+    let file = File::create(path).expect("the lock file can be made");
+    flock(&file, FlockOperation::LockExclusive).expect("it can be locked");
+    file
+}
+
+/// A folder that is removed with its content.
+#[derive(Debug)]
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Folder {
+    /// Makes one.
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("rst-test-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).expect("a folder can be made");
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// `rst daemon` as a child, ready.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    /// Where it serves.
+    pub(crate) socket: PathBuf,
+    log: Collected<String>,
+    process: Process,
+}
+
+impl Daemon {
+    /// Starts it and waits until it is ready.
+    pub(crate) fn start(folder: &Folder, flags: &[&str]) -> Self {
+        let socket = folder.0.join("rst.sock");
+        // A file that says nothing: the machine's own configuration must not
+        // matter.
+        let config = folder.0.join("rst.toml");
+        std::fs::write(&config, "").unwrap();
+        let mut command = Command::new(RST);
+        command.args(["daemon", "--listen", "127.0.0.1:0", "--socket"]);
+        command.arg(&socket).arg("--config").arg(config).args(flags);
+        let mut process = Process::start(command);
+        let log = Collected::start(process.stderr(), |line| line);
+        let daemon = Self {
+            socket,
+            log,
+            process,
+        };
+        wait_until("the daemon is ready", || {
+            assert!(
+                !daemon.log.wait_end(Duration::ZERO),
+                "the daemon ended: {}",
+                daemon.log()
+            );
+            matches!(metrics::get(&daemon.socket, "/readyz"), Ok((200, _)))
+        });
+        daemon
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        self.log.with(|lines| lines.join("\n"))
+    }
+
+    /// Stops it with a signal and asserts that it leaves nothing behind.
+    pub(crate) fn stop(&mut self, signal: Signal) {
+        let programs = self.process.ebpf_programs();
+        assert!(!programs.is_empty(), "the daemon holds its programs");
+        self.process.signal(signal);
+        let status = self.process.wait(STOP);
+        assert_eq!(status.code(), Some(0), "{}", self.log());
+        assert!(!self.socket.exists(), "the socket is left behind");
+        // The kernel frees them after a grace period.
+        wait_until("the programs are gone", || !ebpf_loaded(&programs));
+    }
+}
+
+/// Everything that a scenario needs. The fields are dropped in this order.
+#[derive(Debug)]
+pub(crate) struct Lab {
+    /// Sees all resets of all namespaces.
+    pub(crate) watcher: Watcher,
+    /// Sends them.
+    pub(crate) daemon: Daemon,
+    /// Where the traffic is.
+    pub(crate) netns: Netns,
+    /// For files of the test.
+    pub(crate) folder: Folder,
+    /// The counters when the watcher had begun to see everything.
+    before: Option<Scrape>,
+    _exclusive: File,
+}
+
+impl Lab {
+    /// Starts all of it; `None` where the test is skipped.
+    pub(crate) fn start(test: &str, tools: &[&str], daemon_flags: &[&str]) -> Option<Self> {
+        if !can_run(test, tools) {
+            return None;
+        }
+        let exclusive = exclusive();
+        let netns = Netns::new();
+        let folder = Folder::new();
+        let daemon = Daemon::start(&folder, daemon_flags);
+        let watcher = Watcher::start(&daemon.socket, &[]);
+        let mut lab = Self {
+            watcher,
+            daemon,
+            netns,
+            folder,
+            before: None,
+            _exclusive: exclusive,
+        };
+        lab.before = Some(lab.quiet_scrape());
+        Some(lab)
+    }
+
+    /// Runs code in the namespace, on a thread of its own.
+    pub(crate) fn inside<R: Send>(&self, code: impl FnOnce() -> R + Send) -> R {
+        self.netns.inside(code)
+    }
+
+    /// The counters when the watcher had begun to see everything.
+    pub(crate) fn before(&self) -> &Scrape {
+        self.before.as_ref().expect("set by start")
+    }
+
+    /// Whether an event is of this lab's namespace.
+    pub(crate) fn is_own(&self, event: &Value) -> bool {
+        event["netns"] == self.netns.inode
+    }
+
+    /// Waits until everything that has happened is in the stream. One sentinel
+    /// is not enough: a received reset that may be none is held back until the
+    /// reader's next look but one.
+    pub(crate) fn flush(&self) {
+        for _ in 0..3 {
+            self.sentinel();
+        }
+    }
+
+    /// Sends sentinels until both events of one have arrived.
+    fn sentinel(&self) {
+        let to = SocketAddr::new(V4.server, SENTINEL_PORT);
+        wait_until("a sentinel arrives", || {
+            // A port may come up twice, so earlier events don't count.
+            let earlier = self.watcher.seen.with(<[Seen]>::len);
+            let port = self.inside(|| tcp::connect_refused(V4.client, to)).port();
+            let arrived = |events: &[Seen]| {
+                let mine = events[earlier..].iter().filter(|seen| {
+                    let (local, remote) = (&seen.event["local"], &seen.event["remote"]);
+                    self.is_own(&seen.event)
+                        && is_sentinel(&seen.event)
+                        && (local["port"] == port || remote["port"] == port)
+                });
+                (mine.count() == 2).then_some(())
+            };
+            self.watcher.seen.wait(SENTINEL, arrived).is_some()
+        });
+    }
+
+    /// Reads the counters at a moment when no event is under way, so that each
+    /// event is certainly before it or after it.
+    pub(crate) fn quiet_scrape(&self) -> Scrape {
+        let mut scrape = None;
+        wait_until("no reset happens during a scrape", || {
+            self.flush();
+            // The sentinels themselves must be far enough away.
+            std::thread::sleep(2 * QUIET.unsigned_abs());
+            let taken = Scrape::take(&self.daemon.socket);
+            std::thread::sleep(2 * QUIET.unsigned_abs());
+            self.flush();
+            let quiet = taken.begin - QUIET..taken.end + QUIET;
+            let disturbed = |events: &[Seen]| events.iter().any(|seen| quiet.contains(&seen.time));
+            scrape = Some(taken);
+            !self.watcher.seen.with(disturbed)
+        });
+        scrape.expect("just taken")
+    }
+
+    /// Ends the scenario: asserts that this namespace's resets were exactly the
+    /// expected ones, that the counters agree with the stream, and that the
+    /// daemon stops well. Returns the namespace's events.
+    pub(crate) fn finish(self, expected: &[Value]) -> Vec<Value> {
+        self.finish_with(expected, |_| false)
+    }
+
+    /// Likewise; events for which `tolerated` holds may come any number of times.
+    pub(crate) fn finish_with(
+        mut self,
+        expected: &[Value],
+        tolerated: impl Fn(&Value) -> bool,
+    ) -> Vec<Value> {
+        let after = self.quiet_scrape();
+        let before = self.before().clone();
+        self.daemon.stop(Signal::TERM);
+        assert!(
+            self.watcher.seen.wait_end(DEADLINE),
+            "the watcher goes on after the daemon has stopped"
+        );
+        let all = self.watcher.events();
+        let between: Vec<Value> = all
+            .iter()
+            .filter(|seen| seen.time > before.end && seen.time < after.begin)
+            .map(|seen| seen.event.clone())
+            .collect();
+        let own: Vec<Value> = all
+            .into_iter()
+            .map(|seen| seen.event)
+            .filter(|event| self.is_own(event) && !is_sentinel(event))
+            .collect();
+        let strict: Vec<Value> = own
+            .iter()
+            .filter(|event| !tolerated(event))
+            .cloned()
+            .collect();
+        let mut problems = String::new();
+        for result in [
+            expect::check(&strict, expected),
+            metrics::compare(&before, &after, &between),
+            self.watcher_is_content(),
+        ] {
+            problems.push_str(&result.err().unwrap_or_default());
+        }
+        assert!(problems.is_empty(), "\n{problems}{}", self.daemon.log());
+        own
+    }
+
+    fn watcher_is_content(&self) -> Result<(), String> {
+        let log = self.watcher.log.with(|lines| lines.join("\n"));
+        if log == "rst: the daemon has stopped" {
+            Ok(())
+        } else {
+            Err(format!("the watcher said: {log}\n"))
+        }
+    }
+
+    /// Waits for an event of this namespace, from now or before.
+    pub(crate) fn wait_event(&self, wanted: &Value) -> Seen {
+        let found = self.watcher.seen.wait(DEADLINE, |events| {
+            let mut events = events.iter();
+            events
+                .find(|seen| self.is_own(&seen.event) && expect::matches(wanted, &seen.event))
+                .cloned()
+        });
+        found.unwrap_or_else(|| panic!("no event like {wanted}"))
+    }
+
+    /// How long something takes to be printed, from when it is done.
+    pub(crate) fn latency(&self, done: Instant, wanted: &Value) -> Duration {
+        self.wait_event(wanted).at.saturating_duration_since(done)
+    }
+}
+
+/// Whether an event belongs to a sentinel.
+pub(crate) fn is_sentinel(event: &Value) -> bool {
+    event["local"]["port"] == SENTINEL_PORT || event["remote"]["port"] == SENTINEL_PORT
+}

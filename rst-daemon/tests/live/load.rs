@@ -1,0 +1,256 @@
+//! Storms and bursts: counts stay exact, events stay quick, nobody waits for a
+//! watcher that stands still.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::collect::{DEADLINE, wait_until};
+use crate::expect::{no_socket, received, sent};
+use crate::lab::{Lab, SENTINEL_PORT, is_sentinel};
+use crate::metrics::Scrape;
+use crate::netns::{FAMILIES, V4};
+use crate::tcp::{closed_port, connect_refused};
+use crate::watcher::Watcher;
+
+/// Connects of the storm.
+const STORM: u64 = 20_000;
+
+/// How often the storm is repeated when resets from elsewhere on this machine
+/// got into it. A product that counts too much does so every time.
+const ATTEMPTS: usize = 3;
+
+#[test]
+fn counts_are_exact_in_a_storm() {
+    let test = "counts_are_exact_in_a_storm";
+    let Some(lab) = Lab::start(test, &[], &["--details-per-second", "100"]) else {
+        return;
+    };
+    for attempt in 1..=ATTEMPTS {
+        let Err(more) = storm(&lab) else {
+            return;
+        };
+        eprintln!("attempt {attempt} met {more} resets from elsewhere");
+    }
+    panic!("too many resets were counted in each of {ATTEMPTS} attempts");
+}
+
+/// `Err` says how many resets too many there were.
+fn storm(lab: &Lab) -> Result<(), u64> {
+    let before = lab.quiet_scrape();
+    let over = AtomicBool::new(false);
+    let (taken, slowest) = thread::scope(|scope| {
+        let scrapes = scope.spawn(|| {
+            let mut taken = 0u32;
+            let mut slowest = Duration::ZERO;
+            while !over.load(Ordering::Relaxed) {
+                let start = Instant::now();
+                Scrape::take(&lab.daemon.socket);
+                slowest = slowest.max(start.elapsed());
+                taken += 1;
+            }
+            (taken, slowest)
+        });
+        let senders = FAMILIES.map(|family| {
+            scope.spawn(move || {
+                lab.inside(|| {
+                    for _ in 0..STORM / 2 {
+                        connect_refused(family.client, closed_port(family));
+                    }
+                });
+            })
+        });
+        for sender in senders {
+            sender.join().unwrap();
+        }
+        over.store(true, Ordering::Relaxed);
+        scrapes.join().unwrap()
+    });
+    assert!(taken >= 3, "{taken} scrapes during the storm");
+    assert!(
+        slowest < Duration::from_secs(1),
+        "a scrape took {slowest:?}"
+    );
+
+    let after = lab.quiet_scrape();
+    let port = closed_port(V4).port().to_string();
+    let received = after.resets(&before, &[("direction", "received"), ("port", &port)]);
+    assert_eq!(received, STORM);
+    let all = after.resets(&before, &[]);
+    let outcomes = ["delivered", "sampled_out", "lost"];
+    let events: u64 = outcomes
+        .iter()
+        .map(|outcome| after.events(&before, outcome))
+        .sum();
+    assert_eq!(after.events(&before, "lost"), 0);
+    assert!(
+        after.events(&before, "sampled_out") > STORM,
+        "the budget holds"
+    );
+    assert_eq!(events, all, "every reset is delivered, sampled out or lost");
+    let port = SENTINEL_PORT.to_string();
+    let sentinels = after.resets(&before, &[("direction", "received"), ("port", &port)]);
+    let sent = after.resets(&before, &[("direction", "sent"), ("cause", "refused")]);
+    let expected = STORM + sentinels;
+    assert!(sent >= expected, "{sent} sent resets counted of {expected}");
+    let more = (sent - expected) + (all - sent - received - sentinels);
+    if more == 0 { Ok(()) } else { Err(more) }
+}
+
+/// Longest that a lone event may take to be printed.
+const LATENCY: Duration = Duration::from_secs(1);
+
+/// Time between lone events, in which the reader goes to sleep.
+const PAUSE: Duration = Duration::from_millis(200);
+
+#[test]
+fn lone_event_arrives_at_once() {
+    let test = "lone_event_arrives_at_once";
+    let Some(lab) = Lab::start(test, &[], &[]) else {
+        return;
+    };
+    let mut latencies = Vec::new();
+    let mut expected = Vec::new();
+    for _ in 0..10 {
+        // Not for luck: what is timed is an event after a silence.
+        thread::sleep(PAUSE);
+        let server = closed_port(V4);
+        let start = Instant::now();
+        let client = lab.inside(|| connect_refused(V4.client, server));
+        let ours = sent(server, client, no_socket(json!({"cause": "refused"})));
+        let latency = lab.latency(start, &ours);
+        assert!(latency < LATENCY, "{latency:?}");
+        latencies.push(latency);
+        expected.push(ours);
+        expected.push(received(client, server, json!({"cause": "refused"})));
+    }
+    latencies.sort();
+    eprintln!("latencies of lone events: {latencies:?}");
+    lab.finish(&expected);
+}
+
+/// Resets sent at a time to two watchers, of which one stands still.
+const BATCH: usize = 200;
+
+/// As many as fill every buffer on the way to the one that stands still.
+const BATCHES: usize = 20;
+
+#[test]
+fn stopped_watcher_holds_nobody_up() {
+    let test = "stopped_watcher_holds_nobody_up";
+    // The budget is not what this is about.
+    let Some(lab) = Lab::start(test, &[], &["--details-per-second", "100000"]) else {
+        return;
+    };
+    let stopped = Watcher::start(&lab.daemon.socket, &[]);
+    wait_until("the second watcher is there", || {
+        lab.flush();
+        stopped.seen.with(|events| !events.is_empty())
+    });
+    stopped.process.signal(Signal::STOP);
+    let mut expected = Vec::new();
+    for batch in 1..=BATCHES {
+        let refused = lab.inside(|| {
+            let clients = (0..BATCH).map(|_| connect_refused(V4.client, closed_port(V4)));
+            clients.collect::<Vec<_>>()
+        });
+        for client in refused {
+            let server = closed_port(V4);
+            let cause = json!({"cause": "refused"});
+            expected.push(sent(server, client, cause.clone()));
+            expected.push(received(client, server, cause));
+        }
+        let all = 2 * batch * BATCH;
+        let arrived = lab.watcher.seen.wait(DEADLINE, |events| {
+            let own = events
+                .iter()
+                .filter(|seen| lab.is_own(&seen.event) && !is_sentinel(&seen.event));
+            (own.count() >= all).then_some(())
+        });
+        assert!(arrived.is_some(), "batch {batch} does not arrive");
+    }
+    let seen = stopped.seen.with(<[_]>::len);
+    assert!(seen < BATCH, "the stopped watcher printed {seen} events");
+    // It is still stopped when the daemon has to stop within its time.
+    lab.finish(&expected);
+}
+
+/// What the budget allows reaches a watcher that reads, also when it comes at
+/// once.
+#[test]
+#[ignore = "known defect: the hub keeps 1024 resets, the budget lets 2000 come at once"]
+fn burst_within_the_budget_is_shown() {
+    // Two resets each, of the 2000 a second that are the default.
+    const BURST: usize = 900;
+    let test = "burst_within_the_budget_is_shown";
+    let Some(lab) = Lab::start(test, &[], &[]) else {
+        return;
+    };
+    let server = closed_port(V4);
+    let clients = lab.inside(|| {
+        let clients = (0..BURST).map(|_| connect_refused(V4.client, server));
+        clients.collect::<Vec<_>>()
+    });
+    let cause = json!({"cause": "refused"});
+    let both = |client| {
+        [
+            sent(server, client, cause.clone()),
+            received(client, server, cause.clone()),
+        ]
+    };
+    let expected: Vec<_> = clients.into_iter().flat_map(both).collect();
+    lab.finish(&expected);
+}
+
+/// A watcher that stood still goes on, and is told what it missed.
+#[test]
+fn stopped_watcher_is_told_what_it_missed() {
+    let test = "stopped_watcher_is_told_what_it_missed";
+    let Some(lab) = Lab::start(test, &[], &["--details-per-second", "100000"]) else {
+        return;
+    };
+    let refused = |number: usize| {
+        lab.inside(|| {
+            for _ in 0..number {
+                connect_refused(V4.client, closed_port(V4));
+            }
+        });
+    };
+    lab.watcher.process.signal(Signal::STOP);
+    let before = Scrape::take(&lab.daemon.socket);
+    let mut sent = 0;
+    let port = closed_port(V4).port().to_string();
+    for _ in 0..BATCHES {
+        refused(BATCH);
+        sent += BATCH as u64;
+        // The counters don't wait either.
+        let now = Scrape::take(&lab.daemon.socket);
+        let counted = now.resets(&before, &[("direction", "received"), ("port", &port)]);
+        assert_eq!(counted, sent);
+    }
+    wait_until("all events have been read", || {
+        let now = Scrape::take(&lab.daemon.socket);
+        now.events(&before, "delivered") >= 2 * sent
+    });
+    lab.watcher.process.signal(Signal::CONT);
+    lab.flush();
+    let missed: u64 = lab.watcher.log.with(|lines| {
+        let numbers = lines.iter().filter_map(|line| {
+            let rest = line.strip_prefix("rst: ")?;
+            let (number, _) = rest.split_once(" resets not shown")?;
+            number.parse::<u64>().ok()
+        });
+        numbers.sum()
+    });
+    let shown = lab.watcher.seen.with(|events| {
+        let own = events
+            .iter()
+            .filter(|seen| lab.is_own(&seen.event) && !is_sentinel(&seen.event));
+        own.count() as u64
+    });
+    assert!(missed > 0, "nothing was missed of {sent}");
+    assert!(shown + missed >= 2 * sent, "{shown} shown, {missed} missed");
+}

@@ -1,0 +1,199 @@
+//! Reads `/metrics` and compares what moved with the events that were seen.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use jiff::Timestamp;
+use prometheus_parse::Value as Sample;
+use serde_json::Value;
+
+use crate::collect::DEADLINE;
+
+/// Labels of one series.
+pub(crate) type Labels = BTreeMap<String, String>;
+
+/// Increase by series.
+pub(crate) type Increase = BTreeMap<Labels, u64>;
+
+/// All counters at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Scrape {
+    samples: BTreeMap<(String, Labels), u64>,
+    /// Just before.
+    pub(crate) begin: Timestamp,
+    /// Just after.
+    pub(crate) end: Timestamp,
+}
+
+impl Scrape {
+    /// Asks the daemon behind the UNIX socket.
+    pub(crate) fn take(socket: &Path) -> Self {
+        let begin = Timestamp::now();
+        let (status, text) = get(socket, "/metrics").expect("the daemon answers");
+        let end = Timestamp::now();
+        assert_eq!(status, 200, "{text}");
+        let lines = text.lines().map(|line| Ok(line.to_owned()));
+        let parsed = prometheus_parse::Scrape::parse(lines).expect("valid metrics");
+        let samples = parsed.samples.into_iter().filter_map(|sample| {
+            let Sample::Counter(value) = sample.value else {
+                return None;
+            };
+            let labels: Labels = sample
+                .labels
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect();
+            Some(((sample.metric, labels), whole(value)))
+        });
+        Self {
+            samples: samples.collect(),
+            begin,
+            end,
+        }
+    }
+
+    /// What a counter has grown by since `before`, summed over all labels but
+    /// those named; series that stood still are left out.
+    pub(crate) fn increase(&self, before: &Self, name: &str, labels: &[&str]) -> Increase {
+        let mut increase = Increase::new();
+        for (key @ (metric, series), value) in &self.samples {
+            if metric != name {
+                continue;
+            }
+            let old = before.samples.get(key).copied().unwrap_or_default();
+            let grown = value.checked_sub(old).expect("a counter never falls");
+            let kept = series
+                .iter()
+                .filter(|(label, _)| labels.contains(&label.as_str()))
+                .map(|(label, value)| (label.clone(), value.clone()));
+            *increase.entry(kept.collect()).or_default() += grown;
+        }
+        increase.retain(|_, grown| *grown != 0);
+        increase
+    }
+
+    /// What `rst_events_total` has grown by for one outcome.
+    pub(crate) fn events(&self, before: &Self, outcome: &str) -> u64 {
+        let increase = self.increase(before, "rst_events_total", &["outcome"]);
+        let labels = Labels::from([("outcome".to_owned(), outcome.to_owned())]);
+        increase.get(&labels).copied().unwrap_or_default()
+    }
+
+    /// What `rst_resets_total` has grown by where all these labels match.
+    pub(crate) fn resets(&self, before: &Self, wanted: &[(&str, &str)]) -> u64 {
+        let names: Vec<_> = wanted.iter().map(|(name, _)| *name).collect();
+        let increase = self.increase(before, "rst_resets_total", &names);
+        let labels: Labels = wanted
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        increase.get(&labels).copied().unwrap_or_default()
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counters are whole numbers and far below 2^53"
+)]
+fn whole(value: f64) -> u64 {
+    assert!(value >= 0.0, "{value} as a counter");
+    value as u64
+}
+
+/// One HTTP request over a UNIX socket: status and body.
+pub(crate) fn get(socket: &Path, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    Ok((status.unwrap_or_default(), body.to_owned()))
+}
+
+/// Says how the counters' increase differs from the events seen meanwhile.
+pub(crate) fn compare(before: &Scrape, after: &Scrape, events: &[Value]) -> Result<(), String> {
+    let names = ["direction", "cause", "impact", "role", "port"];
+    let mut problems = String::new();
+    let mut check = |metric: &str, counted: &Increase, seen: &Increase| {
+        let all: BTreeMap<_, _> = counted.iter().chain(seen).collect();
+        for labels in all.keys() {
+            let counted = counted.get(*labels).copied().unwrap_or_default();
+            let seen = seen.get(*labels).copied().unwrap_or_default();
+            if counted != seen {
+                let _ = writeln!(
+                    problems,
+                    "{metric} {labels:?} grew by {counted}, but the watcher saw {seen}"
+                );
+            }
+        }
+    };
+    let counted = after.increase(before, "rst_resets_total", &names);
+    let seen = events.iter().map(|event| {
+        let label = |name: &str| (name.to_owned(), text(event, name));
+        let mut labels: Labels = names[..4].iter().map(|name| label(name)).collect();
+        labels.insert("port".to_owned(), service_port(event));
+        labels
+    });
+    check("rst_resets_total", &counted, &count(seen));
+
+    let names = ["direction", "reason"];
+    let counted = after.increase(before, "rst_kernel_reason_total", &names);
+    let seen = events
+        .iter()
+        .filter(|event| !event["reason"].is_null())
+        .map(|event| {
+            names
+                .iter()
+                .map(|name| ((*name).to_owned(), text(event, name)))
+                .collect()
+        });
+    check("rst_kernel_reason_total", &counted, &count(seen));
+
+    for outcome in ["sampled_out", "lost", "malformed"] {
+        let grown = after.events(before, outcome);
+        if grown != 0 {
+            let _ = writeln!(
+                problems,
+                "{grown} events {outcome}: a storm of resets from elsewhere on this machine?"
+            );
+        }
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems)
+    }
+}
+
+fn count(labels: impl Iterator<Item = Labels>) -> Increase {
+    let mut counts = Increase::new();
+    for labels in labels {
+        *counts.entry(labels).or_default() += 1;
+    }
+    counts
+}
+
+/// The port label: the service's port.
+fn service_port(event: &Value) -> String {
+    let end = match event["role"].as_str() {
+        Some("server") => "local",
+        Some("client") => "remote",
+        _ => return "unknown".to_owned(),
+    };
+    event[end]["port"].to_string()
+}
+
+fn text(event: &Value, name: &str) -> String {
+    event[name].as_str().unwrap_or_default().to_owned()
+}
