@@ -159,4 +159,25 @@ causes! {
     /// The reset met a socket we had already closed.
     AfterClose = "after_close":
         "the reset arrived after this host had closed the connection itself",
+    /// Used again after the other side had forgotten it.
+    StaleReuse = "stale_reuse":
+        "this host used a connection that had been silent, and the peer, a balancer or a firewall had forgotten it",
+    /// Our keep-alive probe was answered by the reset.
+    StaleProbe = "stale_probe":
+        "this host's keep-alive probe found that the connection was gone on the other side",
+    /// An idle connection was ended by somebody's timer.
+    IdleTimeout = "idle_timeout":
+        "an idle connection was reset with nothing outstanding: somebody's idle timer fired",
+    /// Our request was never answered.
+    NoResponse = "no_response":
+        "the peer took this host's request, stayed silent, and then reset: a slow upstream or a proxy's time-out",
+    /// The peer stopped waiting for our answer.
+    PeerGaveUp = "peer_gave_up":
+        "the peer had asked, this host had not answered yet, and the peer gave up",
+    /// Reset while in use.
+    PeerAbort = "peer_abort":
+        "the peer reset a connection in active use",
+    /// Reset before any data moved.
+    NoData = "no_data":
+        "the connection was reset before any data moved",
 }

@@ -21,15 +21,16 @@ pub struct Verdict {
     pub role: Role,
 }
 
-/// Decides cause, impact and role of one reset.
+/// Decides cause, impact and role of one reset. A connection counts as idle
+/// after `idle` jiffies.
 #[must_use]
 #[inline(always)]
-pub fn classify(facts: &Facts) -> Verdict {
+pub fn classify(facts: &Facts, idle: u32) -> Verdict {
     let role = role(facts);
     let (cause, impact) = if facts.direction == Direction::Sent as u8 {
         sent(facts, role)
     } else {
-        received(facts)
+        received(facts, role, idle)
     };
     Verdict {
         cause,
@@ -123,7 +124,7 @@ fn sent_without_socket(facts: &Facts) -> (Cause, Impact) {
 }
 
 #[inline(always)]
-fn received(facts: &Facts) -> (Cause, Impact) {
+fn received(facts: &Facts, role: Role, idle: u32) -> (Cause, Impact) {
     if facts.state == state::SYN_SENT {
         return (Cause::Refused, Impact::ConnectFailed);
     }
@@ -133,7 +134,88 @@ fn received(facts: &Facts) -> (Cause, Impact) {
     if facts.sock_flags & sock_flag::DEAD != 0 || facts.shutdown & shutdown::RCV != 0 {
         return (Cause::AfterClose, undelivered_impact(facts));
     }
-    (Cause::Unknown, Impact::Uncertain)
+    let needed = known::IDLE_TX
+        | known::IDLE_RX
+        | known::IDLE_SEGMENT
+        | known::PROBES_OUT
+        | known::UNACKED
+        | known::UNSENT
+        | known::BYTES_SENT
+        | known::BYTES_RECEIVED;
+    if !facts.knows(needed) {
+        return (Cause::Unknown, Impact::Uncertain);
+    }
+    let client = role as u8 == Role::Client as u8;
+    let server = role as u8 == Role::Server as u8;
+    if server && facts.bytes_received == 0 {
+        // A health check, a scan, a banner check, a cancelled connect.
+        return (Cause::NoData, Impact::Benign);
+    }
+    if client && facts.bytes_received == 0 && facts.bytes_sent == 0 && facts.idle_segment < idle {
+        // Nothing but the handshake came: its last segment is the connection's age.
+        return (Cause::NoData, Impact::ConnectFailed);
+    }
+    let unacked = unacked_data(facts);
+    if unacked == 0 && facts.probes_out != 0 {
+        return (Cause::StaleProbe, general_impact(facts, role));
+    }
+    if unacked != 0 && facts.idle_segment >= idle {
+        return (Cause::StaleReuse, Impact::ConnectionBroken);
+    }
+    let last = turn(facts) as u8;
+    let outstanding = unacked != 0 || facts.unsent != 0;
+    let silent = facts.idle_rx >= idle && facts.idle_tx >= idle;
+    let many = facts.multiplexed != 0;
+    if client && !many && last == Turn::Us as u8 && !outstanding && silent {
+        return (Cause::NoResponse, Impact::ConnectionBroken);
+    }
+    if server && !many && last == Turn::Peer as u8 {
+        return (Cause::PeerGaveUp, Impact::ConnectionBroken);
+    }
+    if silent && !outstanding {
+        return (Cause::IdleTimeout, Impact::Uncertain);
+    }
+    (Cause::PeerAbort, general_impact(facts, role))
+}
+
+/// The rule for causes that say nothing of the impact themselves.
+#[inline(always)]
+fn general_impact(facts: &Facts, role: Role) -> Impact {
+    if !facts.knows(known::UNACKED | known::UNSENT) {
+        return Impact::Uncertain;
+    }
+    if unacked_data(facts) != 0 || facts.unsent != 0 {
+        return Impact::ConnectionBroken;
+    }
+    pending_impact(facts, role)
+}
+
+/// Bytes sent and not acknowledged, without our FIN.
+#[inline(always)]
+fn unacked_data(facts: &Facts) -> u32 {
+    facts
+        .unacked
+        .saturating_sub(u32::from(sent_fin(facts.state)))
+}
+
+/// With nothing outstanding: lost where an answer was pending, nothing where the
+/// server had answered.
+#[inline(always)]
+fn pending_impact(facts: &Facts, role: Role) -> Impact {
+    let last = turn(facts) as u8;
+    let us = last == Turn::Us as u8;
+    let peer = last == Turn::Peer as u8;
+    let client = role as u8 == Role::Client as u8;
+    let server = role as u8 == Role::Server as u8;
+    if facts.multiplexed != 0 {
+        Impact::Uncertain
+    } else if (client && us) || (server && peer) {
+        Impact::ConnectionBroken
+    } else if server && us {
+        Impact::Benign
+    } else {
+        Impact::Uncertain
+    }
 }
 
 /// Largest number of unacknowledged bytes that a FIN and a TLS close_notify
@@ -150,11 +232,7 @@ fn undelivered_impact(facts: &Facts) -> Impact {
     if !facts.knows(known::UNACKED | known::UNSENT) {
         return Impact::Uncertain;
     }
-    let fin = u32::from(sent_fin(facts.state));
-    let undelivered = facts
-        .unacked
-        .saturating_sub(fin)
-        .saturating_add(facts.unsent);
+    let undelivered = unacked_data(facts).saturating_add(facts.unsent);
     if undelivered == 0 || undelivered == 24 || undelivered == 31 {
         Impact::Benign
     } else {
@@ -193,17 +271,12 @@ fn app_abort_impact(facts: &Facts, role: Role) -> Impact {
     if facts.unread != 0 || facts.unsent != 0 || facts.unacked != 0 {
         return Impact::ConnectionBroken;
     }
-    // An answer is pending where the client spoke last.
-    let last = turn(facts) as u8;
     let client = role as u8 == Role::Client as u8;
-    let server = role as u8 == Role::Server as u8;
-    if (client && last == Turn::Us as u8) || (server && last == Turn::Peer as u8) {
-        Impact::ConnectionBroken
-    } else if (client && last == Turn::Peer as u8) || (server && last == Turn::Us as u8) {
-        Impact::Benign
-    } else {
-        Impact::Uncertain
+    if client && facts.multiplexed == 0 && turn(facts) as u8 == Turn::Peer as u8 {
+        // Our own application has its answer and throws the connection away.
+        return Impact::Benign;
     }
+    pending_impact(facts, role)
 }
 
 #[inline(always)]
@@ -268,8 +341,9 @@ pub fn turn(facts: &Facts) -> Turn {
 /// it through `tcp_ack`), while an accepted socket starts after it
 /// (`tcp_create_openreq_child`). What was sent and what was acknowledged or is
 /// in flight therefore differ by 1 for a client, plus 1 after our FIN.
+#[must_use]
 #[inline(always)]
-fn role(facts: &Facts) -> Role {
+pub fn role(facts: &Facts) -> Role {
     if facts.origin != Origin::Socket as u8 || !facts.knows(known::STATE) {
         return Role::Unknown;
     }

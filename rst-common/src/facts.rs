@@ -38,8 +38,9 @@ pub struct Facts {
     /// The first payload bytes of the segment that is answered; see
     /// [`PAYLOAD_PREFIX`].
     pub payload: [u8; PAYLOAD_PREFIX],
-    /// Padding.
-    pub pad: [u8; 1],
+    /// 1 when the service's port carries many requests at once (HTTP/2, gRPC,
+    /// databases), so that who spoke last says nothing of pending answers.
+    pub multiplexed: u8,
     /// Payload length of the segment that is answered, bytes.
     pub payload_len: u32,
     /// `task.signal.group_exit_code` of the exiting task: low 7 bits the

@@ -66,6 +66,32 @@ pub fn basis(cause: Cause, event: &Event, hz: Hz) -> String {
             },
             undelivered(facts)
         ),
+        Cause::StaleReuse => format!(
+            "silent for {}, then used: {} without an answer",
+            silence(facts, hz),
+            bytes_text(facts.unacked)
+        ),
+        Cause::StaleProbe => format!(
+            "a keep-alive probe after {} of silence was answered by the reset",
+            silence(facts, hz)
+        ),
+        Cause::IdleTimeout => format!(
+            "no data either way for {}, nothing outstanding",
+            idle(facts, hz)
+        ),
+        Cause::NoResponse => format!(
+            "{} sent and acknowledged, no answer for {}",
+            sent_bytes(facts),
+            idle(facts, hz)
+        ),
+        Cause::PeerGaveUp => format!("the peer waited {} for an answer", idle(facts, hz)),
+        Cause::PeerAbort => format!(
+            "reset while {}, last segment of the peer {} before{}",
+            state_name(facts),
+            silence(facts, hz),
+            undelivered(facts)
+        ),
+        Cause::NoData => "no data had arrived".to_owned(),
         Cause::Unknown => unknown(facts, hz),
     }
 }
@@ -86,19 +112,33 @@ fn unknown(facts: &Facts, hz: Hz) -> String {
     } else {
         state_name(facts)
     };
-    let silence = facts
-        .get(known::IDLE_SEGMENT, |facts| {
-            hz.milliseconds(facts.idle_segment) / 100
-        })
-        .map(|tenths| {
-            format!(
-                ", last segment of the peer {}.{} s before",
-                tenths / 10,
-                tenths % 10
-            )
-        })
-        .unwrap_or_default();
-    format!("{held}{silence}{}", undelivered(facts))
+    let before = if facts.knows(known::IDLE_SEGMENT) {
+        format!(", last segment of the peer {} before", silence(facts, hz))
+    } else {
+        String::new()
+    };
+    format!("{held}{before}{}", undelivered(facts))
+}
+
+/// Time since the peer's last segment.
+fn silence(facts: &Facts, hz: Hz) -> String {
+    seconds(hz.milliseconds(facts.idle_segment))
+}
+
+/// Time since data last moved, in the direction where it moved last.
+fn idle(facts: &Facts, hz: Hz) -> String {
+    seconds(hz.milliseconds(facts.idle_rx.min(facts.idle_tx)))
+}
+
+/// "60.0 s"
+fn seconds(milliseconds: u64) -> String {
+    let tenths = milliseconds / 100;
+    format!("{}.{} s", tenths / 10, tenths % 10)
+}
+
+fn sent_bytes(facts: &Facts) -> String {
+    let bytes = facts.bytes_sent.saturating_sub(facts.bytes_retrans);
+    bytes_text(u32::try_from(bytes).unwrap_or(u32::MAX))
 }
 
 fn state_name(facts: &Facts) -> &'static str {

@@ -31,6 +31,14 @@ impl Hz {
         )
     }
 
+    /// Jiffies of a number of milliseconds, rounded up; capped at what the
+    /// kernel's 32-bit clocks can tell.
+    #[must_use]
+    pub fn jiffies(self, milliseconds: u32) -> u32 {
+        let jiffies = (u64::from(milliseconds) * u64::from(self.0)).div_ceil(1000);
+        u32::try_from(jiffies).unwrap_or(u32::MAX)
+    }
+
     /// Milliseconds of a number of jiffies.
     #[must_use]
     pub fn milliseconds(self, jiffies: u32) -> u64 {
@@ -94,6 +102,9 @@ mod tests {
     #[test]
     fn jiffies_become_milliseconds() {
         assert_eq!(Hz(250).milliseconds(250), 1000);
+        assert_eq!(Hz(250).jiffies(1000), 250);
+        assert_eq!(Hz(100).jiffies(1), 1);
+        assert_eq!(Hz(1024).jiffies(u32::MAX), u32::MAX);
         assert_eq!(Hz(1000).milliseconds(u32::MAX), 4_294_967_295);
     }
 

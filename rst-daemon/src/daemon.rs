@@ -55,6 +55,8 @@ impl Tracer {
         let mut kernel = load::attach(Settings {
             ring_bytes: config.ring_bytes,
             max_series: config.max_series,
+            idle_ms: config.idle_ms,
+            multiplexed_ports: &config.multiplexed_ports,
             log_kernel,
         })?;
         if log_kernel {
@@ -67,7 +69,7 @@ impl Tracer {
             .nodename()
             .to_string_lossy()
             .into_owned();
-        let joiner = Arc::new(Joiner::new(host, kernel.layout.reason_names));
+        let joiner = Arc::new(Joiner::new(host, kernel.layout.reason_names, kernel.hz));
         let reader = Reader::new(
             kernel.ring,
             kernel.control,

@@ -19,13 +19,18 @@ use crate::reset::{Endpoint, Exit, Keepalive, Linger, Owner, Packet, Reset, VERS
 pub struct Joiner {
     host: String,
     reason_names: Vec<Option<String>>,
+    hz: Hz,
 }
 
 impl Joiner {
     /// `reason_names`: the kernel's reason names by number.
     #[must_use]
-    pub fn new(host: String, reason_names: Vec<Option<String>>) -> Self {
-        Self { host, reason_names }
+    pub fn new(host: String, reason_names: Vec<Option<String>>, hz: Hz) -> Self {
+        Self {
+            host,
+            reason_names,
+            hz,
+        }
     }
 
     /// Name of a kernel reason, where the kernel's BTF has one.
@@ -47,7 +52,7 @@ impl Joiner {
     #[must_use]
     pub fn join(&self, event: &Event, clock: WallClock) -> Reset {
         let facts = &event.facts;
-        let hz = Hz::of(event.ktime_ns, event.jiffies);
+        let hz = self.hz;
         let knows = |bit: u32| event.known & bit != 0;
         let bit = |bit: u32, value: bool| knows(bit).then_some(value);
         let ms = |bits: u32, jiffies: u32| facts.get(bits, |_| hz.milliseconds(jiffies));

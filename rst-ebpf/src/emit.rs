@@ -5,8 +5,7 @@ use core::ptr;
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::generated::{
-        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_jiffies64,
-        bpf_ktime_get_ns,
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_ktime_get_ns,
     },
     programs::BtfTracePointContext,
 };
@@ -23,7 +22,7 @@ use rst_common::{
 use crate::{
     gather::{PF_KTHREAD, Segment, Source},
     kernel::{self, Sock},
-    maps::{CONTROL, DETAIL, EVENTS},
+    maps::{DETAIL, EVENTS},
 };
 
 /// Sends the detailed event if the budget allows it, and counts what became of
@@ -35,6 +34,7 @@ use crate::{
 )]
 pub(crate) fn emit(
     ctx: &BtfTracePointContext,
+    control: *mut Control,
     facts: &Facts,
     verdict: Verdict,
     source: &Source,
@@ -43,9 +43,6 @@ pub(crate) fn emit(
     raw_reason: u16,
     doubt: u32,
 ) {
-    let Some(control) = CONTROL.get_ptr_mut(0) else {
-        return;
-    };
     let Some(stats) = DETAIL.get_ptr_mut(0) else {
         return;
     };
@@ -83,7 +80,6 @@ pub(crate) fn emit(
     unsafe {
         (*event).facts = *facts;
         (*event).ktime_ns = bpf_ktime_get_ns();
-        (*event).jiffies = bpf_jiffies64();
         (*event).reason = raw_reason;
         (*event).cause = verdict.cause as u8;
         (*event).impact = verdict.impact as u8;

@@ -6,6 +6,7 @@ use core::mem;
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_jiffies64};
 use rst_common::{
     cause::{Direction, Origin, Role},
+    classify::role,
     event::Doubt,
     facts::{Facts, PAYLOAD_PREFIX, known},
     layout::Field,
@@ -15,6 +16,7 @@ use rst_common::{
 use crate::{
     count::ConnectionId,
     kernel::{self, Skb, Sock, TcpSock},
+    maps::MULTIPLEXED,
 };
 
 /// `PF_EXITING`, `include/linux/sched.h`.
@@ -114,6 +116,17 @@ pub(crate) fn connection(sk: Option<Sock>, facts: &mut Facts) -> Source {
         data(tcp, facts);
     }
     source
+}
+
+/// The service's port, 0 where none is certain; notes whether it carries many
+/// requests at once.
+#[inline(always)]
+pub(crate) fn service(source: &Source, facts: &mut Facts) -> u16 {
+    let port = source.service_port(role(facts));
+    if let Some(word) = MULTIPLEXED.get(u32::from(port) / 64) {
+        facts.multiplexed = (*word >> (port & 63)) as u8 & 1;
+    }
+    port
 }
 
 /// Stores a field's value and marks the fact known.

@@ -3,6 +3,13 @@
 use super::*;
 use crate::facts::PAYLOAD_PREFIX;
 
+/// Threshold of the tests, jiffies.
+const IDLE: u32 = 250;
+
+fn decide(facts: &Facts) -> Verdict {
+    classify(facts, IDLE)
+}
+
 /// An established socket of a client that sent 100 bytes and got 200, all
 /// acknowledged and read, the answer last.
 fn client() -> Facts {
@@ -78,7 +85,7 @@ fn with_payload(facts: Facts, payload: [u8; PAYLOAD_PREFIX]) -> Facts {
 
 #[track_caller]
 fn check(facts: &Facts, cause: Cause, impact: Impact) -> Verdict {
-    let verdict = classify(facts);
+    let verdict = decide(facts);
     assert_eq!(
         (verdict.cause, verdict.impact),
         (cause, impact),
@@ -402,14 +409,164 @@ fn we_had_closed() {
     let half = received(Facts {
         state: state::FIN_WAIT2,
         shutdown: shutdown::SEND,
+        // Our FIN is acknowledged.
+        bytes_acked: 201,
         ..server()
     });
-    check(&half, Cause::Unknown, Impact::Uncertain);
+    check(&half, Cause::PeerAbort, Impact::Benign);
+}
+
+/// All three clocks of a connection that stands still.
+fn silent(facts: Facts, tx: u32, rx: u32) -> Facts {
+    received(Facts {
+        idle_tx: tx,
+        idle_rx: rx,
+        idle_segment: tx.min(rx),
+        ..facts
+    })
 }
 
 #[test]
-fn a_reset_in_active_use_is_not_decided_yet() {
-    check(&received(client()), Cause::Unknown, Impact::Uncertain);
+fn used_again_after_it_was_forgotten() {
+    let reused = received(Facts {
+        unacked: 460,
+        bytes_sent: 560,
+        idle_tx: 0,
+        idle_rx: 9000,
+        idle_segment: 9000,
+        ..client()
+    });
+    check(&reused, Cause::StaleReuse, Impact::ConnectionBroken);
+    let busy = Facts {
+        idle_segment: IDLE - 1,
+        ..reused
+    };
+    check(&busy, Cause::PeerAbort, Impact::ConnectionBroken);
+
+    let probed = Facts {
+        probes_out: 1,
+        ..silent(client(), 9000, 9000)
+    };
+    check(&probed, Cause::StaleProbe, Impact::Uncertain);
+    let with_data = Facts {
+        probes_out: 1,
+        ..reused
+    };
+    check(&with_data, Cause::StaleReuse, Impact::ConnectionBroken);
+}
+
+#[test]
+fn an_idle_connection_ends() {
+    check(
+        &silent(server(), 9000, 9001),
+        Cause::IdleTimeout,
+        Impact::Uncertain,
+    );
+    check(
+        &silent(client(), 9001, 9000),
+        Cause::IdleTimeout,
+        Impact::Uncertain,
+    );
+    let short = silent(server(), IDLE - 2, IDLE - 1);
+    check(&short, Cause::PeerAbort, Impact::Benign);
+}
+
+#[test]
+fn an_answer_was_pending() {
+    check(
+        &silent(client(), 9000, 9001),
+        Cause::NoResponse,
+        Impact::ConnectionBroken,
+    );
+    check(
+        &silent(client(), 10, 20),
+        Cause::PeerAbort,
+        Impact::ConnectionBroken,
+    );
+    check(
+        &silent(server(), 9001, 9000),
+        Cause::PeerGaveUp,
+        Impact::ConnectionBroken,
+    );
+    check(
+        &silent(server(), 20, 10),
+        Cause::PeerGaveUp,
+        Impact::ConnectionBroken,
+    );
+    // Where many requests share a connection, nobody knows.
+    let many = |facts| Facts {
+        multiplexed: 1,
+        ..facts
+    };
+    check(
+        &many(silent(client(), 9000, 9001)),
+        Cause::IdleTimeout,
+        Impact::Uncertain,
+    );
+    check(
+        &many(silent(server(), 20, 10)),
+        Cause::PeerAbort,
+        Impact::Uncertain,
+    );
+    check(
+        &many(silent(server(), 10, 20)),
+        Cause::PeerAbort,
+        Impact::Uncertain,
+    );
+    // A half-closed client still waits; its FIN is no data.
+    let half = Facts {
+        state: state::FIN_WAIT1,
+        unacked: 1,
+        ..silent(client(), 9000, 9001)
+    };
+    check(&half, Cause::NoResponse, Impact::ConnectionBroken);
+}
+
+#[test]
+fn reset_before_any_data() {
+    let fresh = |facts| {
+        let facts = Facts {
+            bytes_sent: 0,
+            bytes_received: 0,
+            ..facts
+        };
+        silent(facts, 3, 3)
+    };
+    let accepted = Facts {
+        bytes_acked: 0,
+        ..fresh(server())
+    };
+    check(&accepted, Cause::NoData, Impact::Benign);
+    let connected = Facts {
+        bytes_acked: 1,
+        ..fresh(client())
+    };
+    check(&connected, Cause::NoData, Impact::ConnectFailed);
+    let old = Facts {
+        idle_segment: IDLE,
+        ..connected
+    };
+    check(&old, Cause::PeerAbort, Impact::Uncertain);
+}
+
+#[test]
+fn reset_in_active_use() {
+    check(&received(client()), Cause::PeerAbort, Impact::Uncertain);
+    check(&received(server()), Cause::PeerAbort, Impact::Benign);
+    for (unsent, unacked) in [(1, 0), (0, 1)] {
+        let losing = received(Facts {
+            unsent,
+            unacked,
+            bytes_sent: 200 + u64::from(unacked),
+            ..server()
+        });
+        check(&losing, Cause::PeerAbort, Impact::ConnectionBroken);
+    }
+    let blind = Facts {
+        known: known::STATE,
+        ..received(client())
+    };
+    check(&blind, Cause::Unknown, Impact::Uncertain);
 }
 
 #[test]
@@ -420,7 +577,7 @@ fn roles_follow_from_the_sequence_numbers() {
             unacked,
             ..facts
         };
-        classify(&received(facts)).role
+        decide(&received(facts)).role
     };
     for state in [state::ESTABLISHED, state::CLOSE_WAIT] {
         assert_eq!(role_in(client(), state, 0), Role::Client);
@@ -432,9 +589,9 @@ fn roles_follow_from_the_sequence_numbers() {
         assert_eq!(role_in(server(), state, 1), Role::Server);
     }
     // At an active reset a FIN may have gone out before.
-    let ambiguous = classify(&closing(client(), Reason::AbortOnClose));
+    let ambiguous = decide(&closing(client(), Reason::AbortOnClose));
     assert_eq!(ambiguous.role, Role::Unknown);
-    let certain = classify(&closing(server(), Reason::AbortOnClose));
+    let certain = decide(&closing(server(), Reason::AbortOnClose));
     assert_eq!(certain.role, Role::Server);
     // Retransmissions are no new payload.
     let retransmitted = Facts {
@@ -449,7 +606,7 @@ fn roles_follow_from_the_sequence_numbers() {
     };
     assert_eq!(role_in(nothing_known, state::ESTABLISHED, 0), Role::Unknown);
     assert_eq!(
-        classify(&answering(Origin::None, flag::SYN, 0)).role,
+        decide(&answering(Origin::None, flag::SYN, 0)).role,
         Role::Unknown
     );
 }

@@ -333,7 +333,7 @@ mod tests {
         #[test]
         fn any_record_can_be_told(bytes in proptest::collection::vec(any::<u8>(), EVENT_SIZE)) {
             let event = decode(&bytes).unwrap();
-            let joiner = crate::join::Joiner::new("host".to_owned(), vec![None; 64]);
+            let joiner = crate::join::Joiner::new("host".to_owned(), vec![None; 64], crate::clock::Hz::of(0, 0));
             let clock = crate::clock::WallClock::from_offset(0);
             let reset = joiner.join(&event, clock);
             let json = crate::text::json(&reset).unwrap();
