@@ -118,7 +118,7 @@ impl Joiner {
             exit: exit(facts),
             packet: Packet::default(),
             hint: None,
-            advice: None,
+            advice: Some(cause.text().fix.to_owned()),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Each rule with a case it decides and a near miss.
 
 use super::*;
+use crate::cause::Text;
 use crate::facts::PAYLOAD_PREFIX;
 
 /// Threshold of the tests, jiffies.
@@ -637,11 +638,37 @@ fn the_turn_and_its_tie() {
 }
 
 #[test]
+fn every_cause_is_told_whole() {
+    for cause in Cause::ALL {
+        let Text {
+            meaning,
+            impact,
+            evidence,
+            confirm,
+            fix,
+            links: _,
+        } = cause.text();
+        for text in [meaning, impact, evidence, confirm, fix] {
+            assert!(
+                !text.is_empty() && !text.ends_with('.') && text.trim() == text,
+                "{cause:?}: {text}"
+            );
+        }
+        assert!(
+            Impact::ALL
+                .iter()
+                .any(|known| impact.contains(known.label()))
+                || impact.starts_with("by what was outstanding"),
+            "{cause:?}: {impact}"
+        );
+    }
+}
+
+#[test]
 fn labels_are_unique_and_lower_case() {
     for (index, cause) in Cause::ALL.iter().enumerate() {
         assert_eq!(Cause::from_byte(*cause as u8), Some(*cause));
         assert_eq!(Cause::from_label(cause.label()), Some(*cause));
-        assert!(!cause.meaning().is_empty());
         assert!(
             cause
                 .label()
@@ -650,7 +677,7 @@ fn labels_are_unique_and_lower_case() {
         );
         for other in &Cause::ALL[index + 1..] {
             assert_ne!(cause.label(), other.label());
-            assert_ne!(cause.meaning(), other.meaning());
+            assert_ne!(cause.text().meaning, other.text().meaning);
         }
     }
     assert_eq!(Cause::from_byte(u8::MAX), None);
