@@ -192,9 +192,9 @@ causes! {
     }
     /// The process that held the socket exited.
     ProcessExit = "process_exit" {
-        meaning: "the process exited or was killed while the connection had unread data",
+        meaning: "the process that held the connection exited or was killed",
         impact: "connection_broken; uncertain for a client that exited with status 0",
-        evidence: "the closing task was exiting; its exit status or signal is in the event",
+        evidence: "the closing task was exiting, with bytes unread or SO_LINGER 0; its exit status or signal is in the event",
         confirm: "journalctl -u SERVICE around the time; dmesg for the OOM killer",
         fix: "find out why it ended; on planned restarts stop accepting and drain before exit. A process killed after it has read everything sends a FIN, not a reset",
         links: &["RFC 2525 section 2.17"],
@@ -207,6 +207,15 @@ causes! {
         confirm: "strace -p PID -e trace=setsockopt,close shows SO_LINGER {onoff=1, linger=0}",
         fix: "drop SO_LINGER 0 where peers may still be reading; health checkers and some proxies use it on purpose",
         links: &["socket(7)"],
+    }
+    /// A listener closed with connections nobody had accepted.
+    ListenerClosed = "listener_closed" {
+        meaning: "a listener went away with connections not yet accepted",
+        impact: "connect_failed",
+        evidence: "the socket had never been given to an application (kernel: TCP_STATE, no struct socket)",
+        confirm: "ss -ltn before the close shows connections in Recv-Q; journalctl -u SERVICE around the time",
+        fix: "on restarts pass the listener on (socket activation, SO_REUSEPORT hand-over) or drain the accept queue before closing it",
+        links: &["listen(2)", "systemd.socket(5)"],
     }
     /// An administrator destroyed the socket.
     AdminKill = "admin_kill" {
@@ -238,7 +247,7 @@ causes! {
     /// A segment that breaks the protocol.
     ProtocolError = "protocol_error" {
         meaning: "a segment of the handshake was invalid",
-        impact: "benign in SYN_SENT, where the SYN is sent again; else connection_broken",
+        impact: "benign in SYN_SENT, where the SYN is sent again; uncertain in SYN_RECV, where the right ACK may still come",
         evidence: "a segment was refused in SYN_SENT or SYN_RECV",
         confirm: "tcpdump -ni any -S 'host PEER and port PORT': compare sequence and acknowledgement numbers",
         fix: "look for a middlebox that rewrites sequence numbers, or a NAT that reuses ports too soon",

@@ -62,7 +62,7 @@ pub struct Event {
     pub doubt: u32,
 }
 
-const _: () = assert!(size_of::<Event>() == 216);
+const _: () = assert!(size_of::<Event>() == 224);
 
 /// Size of an [`Event`] on the wire, bytes.
 pub const EVENT_SIZE: usize = size_of::<Event>();

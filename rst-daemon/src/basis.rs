@@ -1,6 +1,7 @@
 //! What a verdict rests on, in words with the numbers.
 
 use rst_common::cause::{Cause, Direction};
+use rst_common::classify::{unacked_data, undelivered_data};
 use rst_common::event::Event;
 use rst_common::facts::{Facts, known};
 use rst_common::tcp::{flag, sock_flag, state};
@@ -42,6 +43,9 @@ pub fn basis(cause: Cause, event: &Event, hz: Hz) -> String {
             );
             parts.join(", ")
         }
+        Cause::ListenerClosed => {
+            "closed with its listener before any process had accepted it".to_owned()
+        }
         Cause::AdminKill => format!("destroyed while still {}", state_name(facts)),
         Cause::KeepaliveTimeout => format!(
             "{} keep-alive probes without an answer",
@@ -69,7 +73,7 @@ pub fn basis(cause: Cause, event: &Event, hz: Hz) -> String {
         Cause::StaleReuse => format!(
             "silent for {}, then used: {} without an answer",
             silence(facts, hz),
-            bytes_text(facts.unacked)
+            bytes_text(unacked_data(facts))
         ),
         Cause::StaleProbe => format!(
             "a keep-alive probe after {} of silence was answered by the reset",
@@ -150,9 +154,9 @@ fn undelivered(facts: &Facts) -> String {
     if !facts.knows(known::UNACKED | known::UNSENT) {
         return String::new();
     }
-    match facts.unacked.saturating_add(facts.unsent) {
+    match undelivered_data(facts) {
         0 => ", nothing undelivered".to_owned(),
-        bytes => format!(", {} sent and not acknowledged", bytes_text(bytes)),
+        bytes => format!(", {} not acknowledged", bytes_text(bytes)),
     }
 }
 

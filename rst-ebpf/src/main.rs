@@ -108,8 +108,12 @@ fn receive_reset(ctx: &BtfTracePointContext, sk: Sock) {
 
     let key = key(&facts, verdict, RAW_NONE, port);
     count::count(&key);
-    let doubtful = (facts.state == state::FIN_WAIT1 || facts.state == state::FIN_WAIT2)
-        && facts.shutdown & shutdown::RCV != 0;
+    // `tcp_rcv_state_process`: the states in which data after shutdown ends in
+    // `tcp_reset`.
+    let doubtful = matches!(
+        facts.state,
+        state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSE_WAIT | state::CLOSING | state::LAST_ACK
+    ) && facts.shutdown & shutdown::RCV != 0;
     let doubt = match source.id(Some(sk)) {
         Some(id) if doubtful => count::doubt_receive(&id, key),
         _ => 0,

@@ -22,7 +22,7 @@ pub(crate) static RESETS: PerCpuHashMap<CountKey, CountValue> =
 
 /// What the full count map can't take.
 #[map]
-pub(crate) static OVERFLOW: PerCpuArray<u64> =
+pub(crate) static OVERFLOW: PerCpuArray<CountValue> =
     PerCpuArray::with_max_entries(OVERFLOW_ENTRIES as u32, 0);
 
 /// Receive events that may be none.

@@ -1,6 +1,8 @@
 //! Loads the programs and attaches them. All hooks stand in [`PROBES`].
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya::programs::{
@@ -258,7 +260,7 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
     })
 }
 
-/// Runs the `clock` program once and unloads it.
+/// Runs the `clock` program until it tells HZ, and unloads it.
 fn read_hz(ebpf: &mut Ebpf, control: &ControlPage) -> Result<Hz, LoadError> {
     let failed = |source| LoadError::Clock { source };
     let program: &mut RawTracePoint = ebpf
@@ -267,12 +269,19 @@ fn read_hz(ebpf: &mut Ebpf, control: &ControlPage) -> Result<Hz, LoadError> {
         .try_into()
         .map_err(failed)?;
     program.load().map_err(failed)?;
-    program
-        .test_run(RawTracePointRunOptions::default())
-        .map_err(failed)?;
+    let hz = loop {
+        program
+            .test_run(RawTracePointRunOptions::default())
+            .map_err(failed)?;
+        let (ktime_ns, jiffies) = control.clock();
+        if let Some(hz) = Hz::of(ktime_ns, jiffies) {
+            break hz;
+        }
+        // Two seconds in a host's life, five minutes after it started.
+        thread::sleep(Duration::from_millis(100));
+    };
     program.unload().map_err(failed)?;
-    let (ktime_ns, jiffies) = control.clock();
-    Ok(Hz::of(ktime_ns, jiffies))
+    Ok(hz)
 }
 
 fn set_ports(map: &mut Map, ports: &[u16]) -> Result<(), MapError> {
