@@ -21,15 +21,16 @@ pub struct Verdict {
     pub role: Role,
 }
 
-/// Decides cause, impact and role of one reset.
+/// Decides cause, impact and role of one reset. A connection counts as idle
+/// after `idle` jiffies.
 #[must_use]
 #[inline(always)]
-pub fn classify(facts: &Facts) -> Verdict {
+pub fn classify(facts: &Facts, idle: u32) -> Verdict {
     let role = role(facts);
     let (cause, impact) = if facts.direction == Direction::Sent as u8 {
         sent(facts, role)
     } else {
-        received(facts)
+        received(facts, role, idle)
     };
     Verdict {
         cause,
@@ -55,55 +56,113 @@ fn sent(facts: &Facts, role: Role) -> (Cause, Impact) {
     if facts.state == state::LISTEN {
         // The last ACK of a handshake that found the accept queue full
         // (`tcp_check_req`, listen_overflow).
-        return if matches!(reason, Reason::InvalidSyn) && is_ack(facts) {
+        return if matches!(reason, Reason::InvalidSyn) && is_plain_ack(facts) {
             (Cause::ListenOverflow, Impact::ConnectFailed)
         } else {
             (Cause::Unknown, Impact::Uncertain)
         };
     }
+    if facts.knows(known::SEGMENT) {
+        return sent_for_segment(facts, reason);
+    }
+    if facts.state != state::CLOSE {
+        return sent_in_state(facts, reason);
+    }
+    match reason {
+        Reason::AbortOnClose if facts.exiting != 0 => {
+            (Cause::ProcessExit, exit_impact(facts, role))
+        }
+        Reason::AbortOnClose => (
+            Cause::UnreadData,
+            if role as u8 == Role::Server as u8 && facts.unread != 0 {
+                Impact::ConnectionBroken
+            } else {
+                Impact::Uncertain
+            },
+        ),
+        Reason::State | Reason::DisconnectWithData if was_never_accepted(facts) => {
+            (Cause::ListenerClosed, Impact::ConnectFailed)
+        }
+        Reason::State | Reason::DisconnectWithData if lingers_zero(facts) => {
+            if facts.exiting != 0 {
+                (Cause::ProcessExit, app_abort_impact(facts, role))
+            } else {
+                (Cause::AppAbort, app_abort_impact(facts, role))
+            }
+        }
+        Reason::AbortOnMemory => (Cause::MemoryPressure, Impact::ConnectionBroken),
+        Reason::KeepaliveTimeout => (Cause::KeepaliveTimeout, Impact::ConnectionBroken),
+        Reason::State
+        | Reason::DisconnectWithData
+        | Reason::AbortOnData
+        | Reason::AbortOnLinger
+        | Reason::InvalidSyn
+        | Reason::Unspecified => (Cause::Unknown, Impact::Uncertain),
+    }
+}
+
+/// A full socket answers a segment.
+#[inline(always)]
+fn sent_for_segment(facts: &Facts, reason: Reason) -> (Cause, Impact) {
     if facts.state == state::SYN_SENT {
         // `tcp_rcv_synsent_state_process`: a bad ACK; the SYN is sent again.
         return (Cause::ProtocolError, Impact::Benign);
     }
     if facts.state == state::SYN_RECV {
-        return (Cause::ProtocolError, Impact::ConnectionBroken);
+        // The handshake goes on: the right ACK may still come.
+        return (Cause::ProtocolError, Impact::Uncertain);
     }
+    // Without data it is `TCP_LINGER2` below zero, where the FIN's ACK is enough.
+    if matches!(reason, Reason::AbortOnData) && facts.payload_len != 0 {
+        return (Cause::LateData, late_data_impact(facts));
+    }
+    (Cause::Unknown, Impact::Uncertain)
+}
+
+/// A reset of our own accord while the socket is still in its state.
+#[inline(always)]
+fn sent_in_state(facts: &Facts, reason: Reason) -> (Cause, Impact) {
     match reason {
-        Reason::AbortOnClose if facts.exiting != 0 => (
-            Cause::ProcessExit,
-            if facts.knows(known::EXIT_CODE)
-                && facts.exit_code == 0
-                && role as u8 == Role::Client as u8
-            {
-                Impact::Uncertain
-            } else {
-                Impact::ConnectionBroken
-            },
-        ),
-        Reason::AbortOnClose => (
-            Cause::UnreadData,
-            if role as u8 == Role::Server as u8 {
-                Impact::ConnectionBroken
-            } else {
-                Impact::Uncertain
-            },
-        ),
-        Reason::AbortOnData => (Cause::LateData, late_data_impact(facts)),
         Reason::KeepaliveTimeout => (Cause::KeepaliveTimeout, Impact::ConnectionBroken),
         Reason::AbortOnMemory => (Cause::MemoryPressure, Impact::ConnectionBroken),
-        Reason::State | Reason::DisconnectWithData if facts.state != state::CLOSE => {
-            // `tcp_abort` resets before it leaves the state; `tcp_disconnect` after.
+        // `tcp_abort` resets before it leaves the state, `tcp_disconnect` after.
+        // The timer of an orphan in FIN_WAIT2 gives the same reason.
+        Reason::State | Reason::DisconnectWithData
+            if facts.knows(known::SOCK_FLAGS) && facts.sock_flags & sock_flag::DEAD == 0 =>
+        {
             (Cause::AdminKill, Impact::ConnectionBroken)
         }
-        Reason::State | Reason::DisconnectWithData if lingers_zero(facts) => {
-            (Cause::AppAbort, app_abort_impact(facts, role))
-        }
-        Reason::State
+        // MPTCP resets its subflows in their states with the reason of a close.
+        Reason::AbortOnClose
+        | Reason::State
         | Reason::DisconnectWithData
+        | Reason::AbortOnData
         | Reason::AbortOnLinger
         | Reason::InvalidSyn
         | Reason::Unspecified => (Cause::Unknown, Impact::Uncertain),
     }
+}
+
+/// A client that exits by itself with status 0 may have had all it wanted; who
+/// is no server for certain may be one.
+#[inline(always)]
+fn exit_impact(facts: &Facts, role: Role) -> Impact {
+    let clean = facts.knows(known::EXIT_CODE) && facts.exit_code == 0;
+    if clean && role as u8 != Role::Server as u8 {
+        Impact::Uncertain
+    } else {
+        Impact::ConnectionBroken
+    }
+}
+
+/// A connection in the accept queue: no application has it yet, and it is no
+/// orphan either (`inet_child_forget`).
+#[inline(always)]
+fn was_never_accepted(facts: &Facts) -> bool {
+    facts.knows(known::HAS_SOCKET | known::SOCK_FLAGS)
+        && facts.has_socket == 0
+        && facts.mptcp == 0
+        && facts.sock_flags & sock_flag::DEAD == 0
 }
 
 #[inline(always)]
@@ -123,9 +182,18 @@ fn sent_without_socket(facts: &Facts) -> (Cause, Impact) {
 }
 
 #[inline(always)]
-fn received(facts: &Facts) -> (Cause, Impact) {
+fn received(facts: &Facts, role: Role, idle: u32) -> (Cause, Impact) {
     if facts.state == state::SYN_SENT {
-        return (Cause::Refused, Impact::ConnectFailed);
+        // An additional subflow may be refused while the connection lives.
+        let impact = if facts.mptcp == 0 {
+            Impact::ConnectFailed
+        } else {
+            Impact::Uncertain
+        };
+        return (Cause::Refused, impact);
+    }
+    if facts.state == state::SYN_RECV {
+        return (Cause::Unknown, Impact::Uncertain);
     }
     if facts.state == state::CLOSE_WAIT || facts.state == state::LAST_ACK {
         return (Cause::PeerClosed, undelivered_impact(facts));
@@ -133,12 +201,119 @@ fn received(facts: &Facts) -> (Cause, Impact) {
     if facts.sock_flags & sock_flag::DEAD != 0 || facts.shutdown & shutdown::RCV != 0 {
         return (Cause::AfterClose, undelivered_impact(facts));
     }
-    (Cause::Unknown, Impact::Uncertain)
+    let needed = known::IDLE_TX
+        | known::IDLE_RX
+        | known::IDLE_SEGMENT
+        | known::PROBES_OUT
+        | known::UNACKED
+        | known::UNSENT
+        | known::BYTES_SENT
+        | known::BYTES_RECEIVED;
+    if !facts.knows(needed) {
+        return (Cause::Unknown, Impact::Uncertain);
+    }
+    let client = role as u8 == Role::Client as u8;
+    let server = role as u8 == Role::Server as u8;
+    if server && received_bytes(facts) == 0 {
+        // A health check, a scan, a banner check, a cancelled connect.
+        return (Cause::NoData, Impact::Benign);
+    }
+    if client
+        && facts.state == state::ESTABLISHED
+        && received_bytes(facts) == 0
+        && facts.bytes_sent == 0
+        && facts.idle_segment < idle
+    {
+        // Nothing but the handshake came: its last segment is the connection's age.
+        return (Cause::NoData, Impact::ConnectFailed);
+    }
+    let unacked = unacked_data(facts);
+    if unacked == 0 && facts.probes_out != 0 {
+        return (Cause::StaleProbe, general_impact(facts, role));
+    }
+    if unacked != 0 && facts.idle_segment >= idle {
+        return (Cause::StaleReuse, Impact::ConnectionBroken);
+    }
+    let last = turn(facts) as u8;
+    let outstanding = unacked != 0 || facts.unsent != 0;
+    let silent = facts.idle_rx >= idle && facts.idle_tx >= idle;
+    let many = facts.multiplexed != 0;
+    if client && !many && last == Turn::Us as u8 && !outstanding && silent {
+        return (Cause::NoResponse, Impact::ConnectionBroken);
+    }
+    if server && !many && last == Turn::Peer as u8 {
+        return (Cause::PeerGaveUp, Impact::ConnectionBroken);
+    }
+    if silent && !outstanding {
+        return (Cause::IdleTimeout, Impact::Uncertain);
+    }
+    (Cause::PeerAbort, general_impact(facts, role))
+}
+
+/// The rule for causes that say nothing of the impact themselves.
+#[inline(always)]
+fn general_impact(facts: &Facts, role: Role) -> Impact {
+    if !facts.knows(known::UNACKED | known::UNSENT) {
+        return Impact::Uncertain;
+    }
+    if unacked_data(facts) != 0 || facts.unsent != 0 {
+        return Impact::ConnectionBroken;
+    }
+    pending_impact(facts, role)
+}
+
+/// Bytes sent and not acknowledged, without our FIN.
+#[must_use]
+#[inline(always)]
+pub fn unacked_data(facts: &Facts) -> u32 {
+    facts.unacked.saturating_sub(fin_in_flight(facts))
+}
+
+/// Bytes the peer has not acknowledged, sent or not, without our FIN.
+#[must_use]
+#[inline(always)]
+pub fn undelivered_data(facts: &Facts) -> u32 {
+    let fin = u32::from(sent_fin(facts.state));
+    facts
+        .unacked
+        .saturating_add(facts.unsent)
+        .saturating_sub(fin)
+}
+
+/// Payload bytes received: the kernel counts the peer's FIN as one.
+#[must_use]
+#[inline(always)]
+pub fn received_bytes(facts: &Facts) -> u64 {
+    let fin = facts.sock_flags & sock_flag::DONE != 0;
+    facts.bytes_received.saturating_sub(u64::from(fin))
+}
+
+/// With nothing outstanding: lost where an answer was pending, nothing where the
+/// server had answered.
+#[inline(always)]
+fn pending_impact(facts: &Facts, role: Role) -> Impact {
+    let last = turn(facts) as u8;
+    let us = last == Turn::Us as u8;
+    let peer = last == Turn::Peer as u8;
+    let client = role as u8 == Role::Client as u8;
+    let server = role as u8 == Role::Server as u8;
+    if facts.multiplexed != 0 {
+        Impact::Uncertain
+    } else if (client && us) || (server && peer) {
+        Impact::ConnectionBroken
+    } else if server && us {
+        Impact::Benign
+    } else {
+        Impact::Uncertain
+    }
 }
 
 /// Largest number of unacknowledged bytes that a FIN and a TLS close_notify
 /// explain: 24 bytes in TLS 1.3, 31 in TLS 1.2 with AES-GCM, 1 for the FIN.
 const CLOSE_NOTIFY_MAX: u32 = 32;
+
+/// An alert record that is not encrypted.
+const PLAINTEXT_ALERT: u32 = 7;
 
 /// Largest TLS record that may be no application data (a ticket, a key update).
 const SMALL_TLS_RECORD: u32 = 64;
@@ -150,11 +325,7 @@ fn undelivered_impact(facts: &Facts) -> Impact {
     if !facts.knows(known::UNACKED | known::UNSENT) {
         return Impact::Uncertain;
     }
-    let fin = u32::from(sent_fin(facts.state));
-    let undelivered = facts
-        .unacked
-        .saturating_sub(fin)
-        .saturating_add(facts.unsent);
+    let undelivered = undelivered_data(facts);
     if undelivered == 0 || undelivered == 24 || undelivered == 31 {
         Impact::Benign
     } else {
@@ -164,21 +335,27 @@ fn undelivered_impact(facts: &Facts) -> Impact {
 
 #[inline(always)]
 fn late_data_impact(facts: &Facts) -> Impact {
-    if !facts.knows(known::PAYLOAD) || facts.payload_len < 5 {
-        return if facts.knows(known::SEGMENT) {
-            Impact::ConnectionBroken
-        } else {
+    if !facts.knows(known::PAYLOAD) {
+        // Senders on this host keep their payload where it can't be read.
+        return if facts.payload_len <= SMALL_TLS_RECORD {
             Impact::Uncertain
+        } else {
+            Impact::ConnectionBroken
         };
     }
     // RFC 8446 section 5.1: type, version 3.x, length.
     let [kind, major, _minor, length_high, length_low] = facts.payload;
     let record = (u32::from(length_high) << 8 | u32::from(length_low)) + 5;
-    let alert = kind == 0x15 && major == 3 && record == facts.payload_len;
-    let tls13_alert = kind == 0x17 && major == 3 && record == 24 && facts.payload_len == 24;
-    if (alert && facts.payload_len < CLOSE_NOTIFY_MAX) || tls13_alert {
+    let tls = (0x14..=0x17).contains(&kind) && major == 3;
+    let one_record = tls && record == facts.payload_len;
+    // A plaintext alert of 2 bytes may be a fatal one.
+    let alert = kind == 0x15 && facts.payload_len != PLAINTEXT_ALERT;
+    if one_record
+        && ((alert && facts.payload_len < CLOSE_NOTIFY_MAX)
+            || (kind == 0x17 && facts.payload_len == 24))
+    {
         Impact::Benign
-    } else if (0x14..=0x17).contains(&kind) && major == 3 && facts.payload_len <= SMALL_TLS_RECORD {
+    } else if tls && facts.payload_len <= SMALL_TLS_RECORD {
         Impact::Uncertain
     } else {
         Impact::ConnectionBroken
@@ -190,20 +367,19 @@ fn app_abort_impact(facts: &Facts, role: Role) -> Impact {
     if !facts.knows(known::UNREAD | known::UNSENT | known::UNACKED) {
         return Impact::Uncertain;
     }
-    if facts.unread != 0 || facts.unsent != 0 || facts.unacked != 0 {
+    if facts.unread != 0 || facts.unsent != 0 || facts.unacked > 1 {
         return Impact::ConnectionBroken;
     }
-    // An answer is pending where the client spoke last.
-    let last = turn(facts) as u8;
-    let client = role as u8 == Role::Client as u8;
-    let server = role as u8 == Role::Server as u8;
-    if (client && last == Turn::Us as u8) || (server && last == Turn::Peer as u8) {
-        Impact::ConnectionBroken
-    } else if (client && last == Turn::Peer as u8) || (server && last == Turn::Us as u8) {
-        Impact::Benign
-    } else {
-        Impact::Uncertain
+    if facts.unacked == 1 {
+        // A byte, or the FIN of a shutdown before.
+        return Impact::Uncertain;
     }
+    let client = role as u8 == Role::Client as u8;
+    if client && facts.multiplexed == 0 && turn(facts) as u8 == Turn::Peer as u8 {
+        // Our own application has its answer and throws the connection away.
+        return Impact::Benign;
+    }
+    pending_impact(facts, role)
 }
 
 #[inline(always)]
@@ -212,8 +388,8 @@ fn carries_data(facts: &Facts) -> bool {
 }
 
 #[inline(always)]
-fn is_ack(facts: &Facts) -> bool {
-    facts.knows(known::SEGMENT) && facts.segment_flags & flag::ACK != 0
+fn is_plain_ack(facts: &Facts) -> bool {
+    facts.knows(known::SEGMENT) && facts.segment_flags & (flag::SYN | flag::ACK) == flag::ACK
 }
 
 #[inline(always)]
@@ -223,7 +399,14 @@ fn lingers_zero(facts: &Facts) -> bool {
         && facts.linger_time == 0
 }
 
-/// States in which our FIN is part of `snd_nxt`.
+/// 1 where our FIN is part of `snd_nxt`; with data still unsent it waits behind
+/// that.
+#[inline(always)]
+fn fin_in_flight(facts: &Facts) -> u32 {
+    u32::from(sent_fin(facts.state) && facts.unsent == 0)
+}
+
+/// States after our FIN was written.
 #[inline(always)]
 const fn sent_fin(state: u8) -> bool {
     state == state::FIN_WAIT1
@@ -232,34 +415,44 @@ const fn sent_fin(state: u8) -> bool {
         || state == state::LAST_ACK
 }
 
-/// Who sent data last. On a tie within one jiffy the sequence numbers decide:
-/// `snd_wl1` is the sequence of the peer's last segment, so it equals `rcv_nxt`
-/// only when that segment brought nothing new. Our own keep-alive probe draws
-/// such a segment too, so with a probe out the turn is unknown.
+/// Who sent data last.
+///
+/// On a tie within one jiffy the sequence numbers decide: `snd_wl1` is the
+/// sequence of the peer's last segment, so it equals `rcv_nxt` when that
+/// segment brought nothing new, as the ACK of our answer does; otherwise the
+/// peer's last segment was data, and it came after ours if ours is acknowledged.
+/// A FIN blurs both, and our own keep-alive probe draws an ACK too: then the
+/// turn is unknown.
 #[must_use]
 #[inline(always)]
 pub fn turn(facts: &Facts) -> Turn {
-    // The clocks are meaningless before the handshake is over.
-    if facts.state == state::SYN_SENT || facts.state == state::LISTEN {
+    let needed = known::IDLE_TX
+        | known::IDLE_RX
+        | known::BYTES_SENT
+        | known::BYTES_RECEIVED
+        | known::SOCK_FLAGS
+        | known::UNACKED
+        | known::PROBES_OUT;
+    if !facts.knows(needed) || facts.probes_out != 0 {
         return Turn::Unknown;
     }
-    if !facts.knows(known::IDLE_TX | known::IDLE_RX | known::BYTES_SENT | known::BYTES_RECEIVED)
-        || !facts.knows(known::PROBES_OUT)
-        || facts.probes_out != 0
-        || (facts.bytes_sent == 0 && facts.bytes_received == 0)
-    {
-        return Turn::Unknown;
-    }
-    if facts.idle_tx < facts.idle_rx {
+    let received = received_bytes(facts);
+    if facts.bytes_sent == 0 && received == 0 {
+        Turn::Unknown
+    } else if facts.bytes_sent == 0 {
+        Turn::Peer
+    } else if received == 0 || facts.idle_tx < facts.idle_rx {
         Turn::Us
     } else if facts.idle_tx > facts.idle_rx {
         Turn::Peer
-    } else if !facts.knows(known::TURN_TIE) {
+    } else if !facts.knows(known::TURN_TIE) || facts.sock_flags & sock_flag::DONE != 0 {
         Turn::Unknown
     } else if facts.sent_after_received != 0 {
         Turn::Us
-    } else {
+    } else if facts.unacked == 0 {
         Turn::Peer
+    } else {
+        Turn::Unknown
     }
 }
 
@@ -268,19 +461,25 @@ pub fn turn(facts: &Facts) -> Turn {
 /// it through `tcp_ack`), while an accepted socket starts after it
 /// (`tcp_create_openreq_child`). What was sent and what was acknowledged or is
 /// in flight therefore differ by 1 for a client, plus 1 after our FIN.
+#[must_use]
 #[inline(always)]
-fn role(facts: &Facts) -> Role {
+pub fn role(facts: &Facts) -> Role {
     if facts.origin != Origin::Socket as u8 || !facts.knows(known::STATE) {
         return Role::Unknown;
     }
     if facts.state == state::SYN_SENT {
         return Role::Client;
     }
-    if facts.state == state::LISTEN || facts.state == state::SYN_RECV {
+    if facts.state == state::LISTEN {
         return Role::Server;
     }
-    if !facts.knows(known::BYTES_SENT | known::BYTES_RETRANS | known::BYTES_ACKED | known::UNACKED)
-    {
+    let needed = known::BYTES_SENT
+        | known::BYTES_RETRANS
+        | known::BYTES_ACKED
+        | known::UNACKED
+        | known::UNSENT;
+    // In SYN_RECV both ends of a simultaneous open may be clients.
+    if !facts.knows(needed) || facts.state == state::SYN_RECV {
         return Role::Unknown;
     }
     let sequence = facts.bytes_acked.wrapping_add(u64::from(facts.unacked));
@@ -294,7 +493,7 @@ fn role(facts: &Facts) -> Role {
             _ => Role::Unknown,
         };
     }
-    match extra.wrapping_sub(u64::from(sent_fin(facts.state))) {
+    match extra.wrapping_sub(u64::from(fin_in_flight(facts))) {
         0 => Role::Server,
         1 => Role::Client,
         _ => Role::Unknown,

@@ -12,9 +12,6 @@ pub struct Event {
     pub facts: Facts,
     /// `CLOCK_MONOTONIC` when the tracepoint fired, nanoseconds.
     pub ktime_ns: u64,
-    /// `jiffies64` at the same moment. Together with `ktime_ns` it gives the
-    /// kernel's HZ.
-    pub jiffies: u64,
     /// Socket cookie (`sock_common.skc_cookie`).
     pub sock_cookie: u64,
     /// Network namespace cookie (`net.net_cookie`).
@@ -138,9 +135,16 @@ pub struct Control {
     /// Detailed events the reader allows, counted from the start; the reader
     /// tops it up, so a reader that has stopped stops the detail by itself.
     pub allowed: u64,
+    /// Jiffies after which a connection counts as idle.
+    pub idle: u64,
+    /// `CLOCK_MONOTONIC` and `jiffies64` at one moment, from the `clock`
+    /// program: they give the kernel's HZ.
+    pub clock_ktime_ns: u64,
+    /// See `clock_ktime_ns`.
+    pub clock_jiffies: u64,
     /// Keeps `used` on a cache line of its own: every CPU reads the fields
     /// above for every reset, and writes `used` only when it sends detail.
-    pub pad: [u64; 6],
+    pub pad: [u64; 3],
     /// Detailed events sent, counted from the start. May overshoot `allowed`
     /// by one for each CPU.
     pub used: u64,
@@ -160,3 +164,6 @@ pub struct DetailStats {
     /// Left out because the ring buffer was full.
     pub lost: u64,
 }
+
+/// Words of the bit set of ports that carry many requests at once.
+pub const PORT_WORDS: usize = (u16::MAX as usize + 1) / 64;

@@ -38,8 +38,16 @@ pub struct Facts {
     /// The first payload bytes of the segment that is answered; see
     /// [`PAYLOAD_PREFIX`].
     pub payload: [u8; PAYLOAD_PREFIX],
+    /// 1 when the service's port carries many requests at once (HTTP/2, gRPC,
+    /// databases), so that who spoke last says nothing of pending answers.
+    pub multiplexed: u8,
+    /// 1 for a subflow of an MPTCP connection, which outlives it.
+    pub mptcp: u8,
+    /// 1 when a `struct socket` belongs to it: an application has, or had, it
+    /// as a descriptor.
+    pub has_socket: u8,
     /// Padding.
-    pub pad: [u8; 1],
+    pub pad: [u8; 2],
     /// Payload length of the segment that is answered, bytes.
     pub payload_len: u32,
     /// `task.signal.group_exit_code` of the exiting task: low 7 bits the
@@ -59,6 +67,8 @@ pub struct Facts {
     pub unsent: u32,
     /// Bytes sent and not acknowledged.
     pub unacked: u32,
+    /// Padding.
+    pub pad2: u32,
     /// Payload bytes sent, retransmissions included.
     pub bytes_sent: u64,
     /// Payload bytes retransmitted.
@@ -73,7 +83,7 @@ pub struct Facts {
 /// Payload bytes kept of a segment: enough for a TLS record header.
 pub const PAYLOAD_PREFIX: usize = 5;
 
-const _: () = assert!(size_of::<Facts>() == 88);
+const _: () = assert!(size_of::<Facts>() == 96);
 
 /// Bits of [`Facts::known`], one per fact (or group read together).
 pub mod known {
@@ -117,6 +127,8 @@ pub mod known {
     pub const BYTES_ACKED: u32 = 1 << 18;
     /// `bytes_received`.
     pub const BYTES_RECEIVED: u32 = 1 << 19;
+    /// `has_socket`.
+    pub const HAS_SOCKET: u32 = 1 << 20;
 }
 
 impl Facts {

@@ -17,7 +17,7 @@ pub enum Kind {
     LowByte,
     /// A pointer.
     Pointer,
-    /// A struct or union of exactly this many bytes, read as bytes.
+    /// A struct, union or array of exactly this many bytes, read as bytes.
     Bytes(u32),
 }
 
@@ -79,6 +79,7 @@ fields! {
     SkShutdown = sock.sk_shutdown: Kind::Int(1), Optional;
     SkFlags = sock_common.skc_flags: Kind::Int(8), Optional;
     SkLingerTime = sock.sk_lingertime: Kind::Int(8), Optional;
+    SkSocket = sock.sk_socket: Kind::Pointer, Optional;
     SkUid = sock.sk_uid: Kind::Bytes(4), Optional;
     SkCgroup = sock.sk_cgrp_data.cgroup: Kind::Pointer, Optional;
     CgroupKn = cgroup.kn: Kind::Pointer, Optional;
@@ -98,6 +99,7 @@ fields! {
     TpBytesRetrans = tcp_sock.bytes_retrans: Kind::Int(8), Optional;
     TpBytesAcked = tcp_sock.bytes_acked: Kind::Int(8), Optional;
     TpBytesReceived = tcp_sock.bytes_received: Kind::Int(8), Optional;
+    TpIsMptcp = tcp_sock.is_mptcp: Kind::Int(1), Optional;
     TpSrttUs = tcp_sock.srtt_us: Kind::Int(4), Optional;
     TpTotalRetrans = tcp_sock.total_retrans: Kind::Int(4), Optional;
     TpKeepaliveTime = tcp_sock.keepalive_time: Kind::Int(4), Optional;
@@ -124,6 +126,8 @@ fields! {
 
     // The current task.
     TaskFlags = task_struct.flags: Kind::Int(4), Optional;
+    TaskGroupLeader = task_struct.group_leader: Kind::Pointer, Optional;
+    TaskComm = task_struct.comm: Kind::Bytes(16), Optional;
     TaskSignal = task_struct.signal: Kind::Pointer, Optional;
     SignalExitCode = signal_struct.group_exit_code: Kind::Int(4), Optional;
 }

@@ -1,6 +1,7 @@
 //! What a verdict rests on, in words with the numbers.
 
 use rst_common::cause::{Cause, Direction};
+use rst_common::classify::{unacked_data, undelivered_data};
 use rst_common::event::Event;
 use rst_common::facts::{Facts, known};
 use rst_common::tcp::{flag, sock_flag, state};
@@ -42,6 +43,9 @@ pub fn basis(cause: Cause, event: &Event, hz: Hz) -> String {
             );
             parts.join(", ")
         }
+        Cause::ListenerClosed => {
+            "closed with its listener before any process had accepted it".to_owned()
+        }
         Cause::AdminKill => format!("destroyed while still {}", state_name(facts)),
         Cause::KeepaliveTimeout => format!(
             "{} keep-alive probes without an answer",
@@ -66,6 +70,32 @@ pub fn basis(cause: Cause, event: &Event, hz: Hz) -> String {
             },
             undelivered(facts)
         ),
+        Cause::StaleReuse => format!(
+            "silent for {}, then used: {} without an answer",
+            silence(facts, hz),
+            bytes_text(unacked_data(facts))
+        ),
+        Cause::StaleProbe => format!(
+            "a keep-alive probe after {} of silence was answered by the reset",
+            silence(facts, hz)
+        ),
+        Cause::IdleTimeout => format!(
+            "no data either way for {}, nothing outstanding",
+            idle(facts, hz)
+        ),
+        Cause::NoResponse => format!(
+            "{} sent and acknowledged, no answer for {}",
+            sent_bytes(facts),
+            idle(facts, hz)
+        ),
+        Cause::PeerGaveUp => format!("the peer waited {} for an answer", idle(facts, hz)),
+        Cause::PeerAbort => format!(
+            "reset while {}, last segment of the peer {} before{}",
+            state_name(facts),
+            silence(facts, hz),
+            undelivered(facts)
+        ),
+        Cause::NoData => "no data had arrived".to_owned(),
         Cause::Unknown => unknown(facts, hz),
     }
 }
@@ -86,19 +116,33 @@ fn unknown(facts: &Facts, hz: Hz) -> String {
     } else {
         state_name(facts)
     };
-    let silence = facts
-        .get(known::IDLE_SEGMENT, |facts| {
-            hz.milliseconds(facts.idle_segment) / 100
-        })
-        .map(|tenths| {
-            format!(
-                ", last segment of the peer {}.{} s before",
-                tenths / 10,
-                tenths % 10
-            )
-        })
-        .unwrap_or_default();
-    format!("{held}{silence}{}", undelivered(facts))
+    let before = if facts.knows(known::IDLE_SEGMENT) {
+        format!(", last segment of the peer {} before", silence(facts, hz))
+    } else {
+        String::new()
+    };
+    format!("{held}{before}{}", undelivered(facts))
+}
+
+/// Time since the peer's last segment.
+fn silence(facts: &Facts, hz: Hz) -> String {
+    seconds(hz.milliseconds(facts.idle_segment))
+}
+
+/// Time since data last moved, in the direction where it moved last.
+fn idle(facts: &Facts, hz: Hz) -> String {
+    seconds(hz.milliseconds(facts.idle_rx.min(facts.idle_tx)))
+}
+
+/// "60.0 s"
+fn seconds(milliseconds: u64) -> String {
+    let tenths = milliseconds / 100;
+    format!("{}.{} s", tenths / 10, tenths % 10)
+}
+
+fn sent_bytes(facts: &Facts) -> String {
+    let bytes = facts.bytes_sent.saturating_sub(facts.bytes_retrans);
+    bytes_text(u32::try_from(bytes).unwrap_or(u32::MAX))
 }
 
 fn state_name(facts: &Facts) -> &'static str {
@@ -110,9 +154,9 @@ fn undelivered(facts: &Facts) -> String {
     if !facts.knows(known::UNACKED | known::UNSENT) {
         return String::new();
     }
-    match facts.unacked.saturating_add(facts.unsent) {
+    match undelivered_data(facts) {
         0 => ", nothing undelivered".to_owned(),
-        bytes => format!(", {} sent and not acknowledged", bytes_text(bytes)),
+        bytes => format!(", {} not acknowledged", bytes_text(bytes)),
     }
 }
 

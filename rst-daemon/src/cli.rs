@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use rst_common::cause::Cause;
 
 use crate::config::{DEFAULT_SOCKET, Overrides};
 use crate::filter::Filter;
@@ -23,9 +24,19 @@ pub enum Command {
     Daemon(DaemonArgs),
     /// Show each reset as it happens, from a running daemon
     Watch(WatchArgs),
+    /// Say what a cause means, what it rests on, how to confirm and mend it
+    Explain {
+        /// The cause; without one, the list of all
+        #[arg(value_parser = cause)]
+        cause: Option<Cause>,
+    },
     /// Check a configuration file, or print the commented default
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+fn cause(label: &str) -> Result<Cause, String> {
+    Cause::from_label(label).ok_or_else(|| "no such cause; `rst explain` lists them".to_owned())
 }
 
 /// Flags of `rst daemon`.
@@ -135,6 +146,7 @@ mod tests {
             "rst daemon --details-per-second -1",
             "rst watch --peer nobody",
             "rst watch extra",
+            "rst explain nonsense",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

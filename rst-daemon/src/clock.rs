@@ -7,6 +7,8 @@ use rustix::time::{ClockId, clock_gettime};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hz(u32);
 
+const SECOND_NS: u64 = 1_000_000_000;
+
 /// The values that Kconfig offers on any architecture (kernel/Kconfig.hz,
 /// arch/*/Kconfig, 7.2).
 const CHOICES: [u32; 10] = [24, 48, 64, 100, 128, 250, 256, 300, 1000, 1024];
@@ -14,21 +16,27 @@ const CHOICES: [u32; 10] = [24, 48, 64, 100, 128, 250, 256, 300, 1000, 1024];
 impl Hz {
     /// HZ from one reading of both clocks. `jiffies` starts 300 seconds before
     /// its lower half wraps (`INITIAL_JIFFIES`, include/linux/jiffies.h) and
-    /// then counts HZ a second of CLOCK_MONOTONIC, so only one choice fits:
-    /// neighbours differ by 300 ticks and more from the first moment on.
+    /// then counts HZ a second of CLOCK_MONOTONIC, so only one choice fits.
+    /// `None` around the wrap, where every choice does.
     #[must_use]
-    pub fn of(ktime_ns: u64, jiffies: u64) -> Self {
-        let distance = |hz: u32| {
-            let start = (1u64 << 32) - 300 * u64::from(hz);
-            let ticks = u128::from(ktime_ns) * u128::from(hz) / 1_000_000_000;
+    pub fn of(ktime_ns: u64, jiffies: u64) -> Option<Self> {
+        if ktime_ns.abs_diff(300 * SECOND_NS) < SECOND_NS {
+            return None;
+        }
+        let distance = |hz: &u32| {
+            let start = (1u64 << 32) - 300 * u64::from(*hz);
+            let ticks = u128::from(ktime_ns) * u128::from(*hz) / u128::from(SECOND_NS);
             (u128::from(start) + ticks).abs_diff(u128::from(jiffies))
         };
-        Self(
-            CHOICES
-                .into_iter()
-                .min_by_key(|hz| distance(*hz))
-                .unwrap_or(CHOICES[0]),
-        )
+        CHOICES.into_iter().min_by_key(distance).map(Self)
+    }
+
+    /// Jiffies of a number of milliseconds, rounded up; capped at what the
+    /// kernel's 32-bit clocks can tell.
+    #[must_use]
+    pub fn jiffies(self, milliseconds: u32) -> u32 {
+        let jiffies = (u64::from(milliseconds) * u64::from(self.0)).div_ceil(1000);
+        u32::try_from(jiffies).unwrap_or(u32::MAX)
     }
 
     /// Milliseconds of a number of jiffies.
@@ -82,18 +90,26 @@ mod tests {
     #[test]
     fn hz_follows_from_one_reading() {
         for hz in CHOICES {
-            for seconds in [0, 1, 60, 86_400, 1000 * 86_400] {
+            for seconds in [0, 1, 60, 298, 302, 86_400, 1000 * 86_400] {
                 let jiffies = (1u64 << 32) - 300 * u64::from(hz) + seconds * u64::from(hz);
-                // Half a second of drift between the two clocks.
-                let ktime = seconds * 1_000_000_000 + 500_000_000;
-                assert_eq!(Hz::of(ktime, jiffies), Hz(hz), "after {seconds} s");
+                // A jiffy is counted late, never early.
+                let ktime = seconds * SECOND_NS + SECOND_NS / u64::from(hz);
+                assert_eq!(Hz::of(ktime, jiffies), Some(Hz(hz)), "after {seconds} s");
             }
         }
     }
 
     #[test]
+    fn around_the_wrap_no_choice_is_better_than_another() {
+        assert_eq!(Hz::of(300 * SECOND_NS, 1 << 32), None);
+    }
+
+    #[test]
     fn jiffies_become_milliseconds() {
         assert_eq!(Hz(250).milliseconds(250), 1000);
+        assert_eq!(Hz(250).jiffies(1000), 250);
+        assert_eq!(Hz(100).jiffies(1), 1);
+        assert_eq!(Hz(1024).jiffies(u32::MAX), u32::MAX);
         assert_eq!(Hz(1000).milliseconds(u32::MAX), 4_294_967_295);
     }
 

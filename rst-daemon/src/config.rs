@@ -31,6 +31,17 @@ const RING_BYTES: RangeInclusive<u32> = 4096..=1 << 30;
 /// Smallest and largest count table.
 const MAX_SERIES: RangeInclusive<u32> = 64..=1_000_000;
 
+/// Shortest and longest silence that can count as idle: below a jiffy nothing
+/// can be told, above a day nothing is idle.
+const IDLE_MS: RangeInclusive<u32> = 10..=86_400_000;
+
+/// PostgreSQL, MySQL, Redis, MongoDB, Cassandra, Kafka, AMQP, etcd, gRPC's usual
+/// one: protocols that pipeline, push, or speak in both directions at once.
+/// HTTPS may carry HTTP/2.
+const MULTIPLEXED_PORTS: [u16; 11] = [
+    443, 2379, 2380, 3306, 5432, 5672, 6379, 9042, 9092, 27017, 50051,
+];
+
 /// The daemon's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -44,6 +55,10 @@ pub struct Config {
     pub ring_bytes: u32,
     /// Entries of the kernel's count map.
     pub max_series: u32,
+    /// Silence after which a connection counts as idle, milliseconds.
+    pub idle_ms: u32,
+    /// Service ports that carry many requests at once.
+    pub multiplexed_ports: Vec<u16>,
 }
 
 impl Default for Config {
@@ -54,6 +69,8 @@ impl Default for Config {
             details_per_second: 2000,
             ring_bytes: 1 << 20,
             max_series: 4096,
+            idle_ms: 1000,
+            multiplexed_ports: MULTIPLEXED_PORTS.to_vec(),
         }
     }
 }
@@ -181,6 +198,8 @@ impl Config {
             }
             "ring_bytes" => ring_bytes(content).map(|bytes| self.ring_bytes = bytes),
             "max_series" => integer(content, MAX_SERIES).map(|series| self.max_series = series),
+            "idle_ms" => integer(content, IDLE_MS).map(|silence| self.idle_ms = silence),
+            "multiplexed_ports" => ports(content).map(|ports| self.multiplexed_ports = ports),
             _ => {
                 let message = format!(
                     "unknown key `{}`; remove it, or see `rst config example` for the keys there are",
@@ -251,6 +270,21 @@ fn ring_bytes(value: &DeValue<'_>) -> Result<u32, String> {
     ))
 }
 
+fn ports(value: &DeValue<'_>) -> Result<Vec<u16>, String> {
+    let list = value.as_array().ok_or_else(|| {
+        format!(
+            "is of type {}; write a list of ports, such as [443, 5432]",
+            value.type_str()
+        )
+    })?;
+    list.iter()
+        .map(|port| {
+            let port = integer(port.get_ref(), 1..=u32::from(u16::MAX))?;
+            u16::try_from(port).map_err(|error| error.to_string())
+        })
+        .collect()
+}
+
 fn string<'a>(value: &'a DeValue<'_>) -> Result<&'a str, String> {
     value
         .as_str()
@@ -292,12 +326,14 @@ mod tests {
     use super::*;
     use crate::testing::TempDir;
 
-    const KEYS: [&str; 5] = [
+    const KEYS: [&str; 7] = [
         "listen",
         "socket",
         "details_per_second",
         "ring_bytes",
         "max_series",
+        "idle_ms",
+        "multiplexed_ports",
     ];
 
     fn parse(text: &str) -> Result<Config, String> {
@@ -323,13 +359,16 @@ mod tests {
     #[test]
     fn every_key_is_taken_over() {
         let text = "listen = '[::1]:9'\nsocket = '/s'\ndetails_per_second = 0\n\
-                    ring_bytes = 0x1000\nmax_series = 1_000_000\n";
+                    ring_bytes = 0x1000\nmax_series = 1_000_000\nidle_ms = 10\n\
+                    multiplexed_ports = [1, 65535]\n";
         let expected = Config {
             listen: "[::1]:9".parse().unwrap(),
             socket: "/s".into(),
             details_per_second: 0,
             ring_bytes: 4096,
             max_series: 1_000_000,
+            idle_ms: 10,
+            multiplexed_ports: vec![1, 65535],
         };
         assert_eq!(parse(text), Ok(expected));
     }
@@ -348,7 +387,8 @@ mod tests {
     #[test]
     fn all_bad_values_are_reported_at_once() {
         let text = "listen = \"localhost\"\nsocket = \"rst.sock\"\ndetails_per_second = -1\n\
-                    ring_bytes = 5000\nmax_series = 63\nmystery = true\n";
+                    ring_bytes = 5000\nmax_series = 63\nmystery = true\nidle_ms = 9\n\
+                    multiplexed_ports = [443, 0]\n";
         assert_eq!(
             parse(text).unwrap_err(),
             "rst.toml:1: `listen` is \"localhost\"; write an IP address and a port, such as \
@@ -359,7 +399,9 @@ mod tests {
              rst.toml:4: `ring_bytes` is 5000; write a power of two, such as 4096 or 8192\n\
              rst.toml:5: `max_series` is 63; write a number from 64 to 1000000\n\
              rst.toml:6: unknown key `mystery`; remove it, or see `rst config example` for the \
-             keys there are"
+             keys there are\n\
+             rst.toml:7: `idle_ms` is 9; write a number from 10 to 86400000\n\
+             rst.toml:8: `multiplexed_ports` is 0; write a number from 1 to 65535"
         );
     }
 

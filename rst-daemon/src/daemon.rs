@@ -14,9 +14,9 @@ use crate::config::Config;
 use crate::hub::Hub;
 use crate::join::Joiner;
 use crate::kernel::counters::Counters;
-use crate::kernel::kernel_log;
 use crate::kernel::load::{self, LoadError, Settings};
 use crate::kernel::ring::{Reader, ReaderStats};
+use crate::kernel::{kernel_log, preflight};
 use crate::metrics::{self, Snapshot};
 use crate::serve::{self, BindError, Readiness, Scrape, Serve};
 
@@ -55,6 +55,8 @@ impl Tracer {
         let mut kernel = load::attach(Settings {
             ring_bytes: config.ring_bytes,
             max_series: config.max_series,
+            idle_ms: config.idle_ms,
+            multiplexed_ports: &config.multiplexed_ports,
             log_kernel,
         })?;
         if log_kernel {
@@ -67,7 +69,16 @@ impl Tracer {
             .nodename()
             .to_string_lossy()
             .into_owned();
-        let joiner = Arc::new(Joiner::new(host, kernel.layout.reason_names));
+        let pids_match = preflight::in_initial_pid_namespace();
+        if !pids_match {
+            info!("in a pid namespace: process ids are reported as unknown");
+        }
+        let joiner = Arc::new(Joiner::new(
+            host,
+            kernel.layout.reason_names,
+            kernel.hz,
+            pids_match,
+        ));
         let reader = Reader::new(
             kernel.ring,
             kernel.control,
@@ -148,6 +159,7 @@ pub async fn run(
             config.max_series,
         ),
     });
+    let address = listener.local_addr().map_err(DaemonError::Ring)?;
     let (stop, stopped) = watch::channel(false);
     let tcp = tokio::spawn(serve::serve_tcp(
         listener,
@@ -158,7 +170,7 @@ pub async fn run(
     ready.set_ready();
     info!(
         "ready: metrics on http://{}/metrics, events on {}",
-        config.listen,
+        address,
         config.socket.display()
     );
 

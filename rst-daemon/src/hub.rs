@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 use crate::reset::Reset;
 
 /// Resets kept for a watcher that is behind.
-pub const CAPACITY: usize = 1024;
+pub const CAPACITY: usize = 4096;
 
 /// The sending end; clones feed the same watchers.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rst_common::cause::{Cause, Direction, Impact, Origin, Role, Turn};
-use rst_common::classify::turn;
+use rst_common::classify::{received_bytes, turn, unacked_data};
 use rst_common::event::{self, Event};
 use rst_common::facts::{Facts, known};
 use rst_common::reason::RAW_NONE;
@@ -19,13 +19,22 @@ use crate::reset::{Endpoint, Exit, Keepalive, Linger, Owner, Packet, Reset, VERS
 pub struct Joiner {
     host: String,
     reason_names: Vec<Option<String>>,
+    hz: Hz,
+    /// Whether the kernel's process ids are those of our `/proc`: not so inside
+    /// a pid namespace.
+    pids_match: bool,
 }
 
 impl Joiner {
     /// `reason_names`: the kernel's reason names by number.
     #[must_use]
-    pub fn new(host: String, reason_names: Vec<Option<String>>) -> Self {
-        Self { host, reason_names }
+    pub fn new(host: String, reason_names: Vec<Option<String>>, hz: Hz, pids_match: bool) -> Self {
+        Self {
+            host,
+            reason_names,
+            hz,
+            pids_match,
+        }
     }
 
     /// Name of a kernel reason, where the kernel's BTF has one.
@@ -47,7 +56,7 @@ impl Joiner {
     #[must_use]
     pub fn join(&self, event: &Event, clock: WallClock) -> Reset {
         let facts = &event.facts;
-        let hz = Hz::of(event.ktime_ns, event.jiffies);
+        let hz = self.hz;
         let knows = |bit: u32| event.known & bit != 0;
         let bit = |bit: u32, value: bool| knows(bit).then_some(value);
         let ms = |bits: u32, jiffies: u32| facts.get(bits, |_| hz.milliseconds(jiffies));
@@ -71,7 +80,7 @@ impl Joiner {
             role: label(Role::from_byte(event.role).map(Role::label)),
             state: state_before(facts).map(str::to_owned),
             owner: bit(event::known::OWNER, true).map(|_| Owner {
-                pid: Some(event.pid),
+                pid: self.pids_match.then_some(event.pid),
                 comm: comm(&event.comm),
                 source: "current".to_owned(),
             }),
@@ -99,7 +108,7 @@ impl Joiner {
                 facts.bytes_sent.saturating_sub(facts.bytes_retrans)
             }),
             bytes_received: data_received(facts),
-            unacked_bytes: facts.get(known::UNACKED, |facts| facts.unacked),
+            unacked_bytes: facts.get(known::UNACKED | known::UNSENT, unacked_data),
             unread_bytes: facts.get(known::UNREAD, |facts| facts.unread),
             srtt_us: knows(event::known::SRTT).then_some(event.srtt_us),
             retransmits: knows(event::known::RETRANSMITS).then_some(event.retransmits),
@@ -113,7 +122,7 @@ impl Joiner {
             exit: exit(facts),
             packet: Packet::default(),
             hint: None,
-            advice: None,
+            advice: Some(cause.text().fix.to_owned()),
         }
     }
 }
@@ -131,12 +140,9 @@ fn state_before(facts: &Facts) -> Option<&'static str> {
         .and_then(state::name)
 }
 
-/// Payload bytes received: the kernel counts the peer's FIN as one.
+/// Payload bytes received.
 fn data_received(facts: &Facts) -> Option<u64> {
-    facts.get(known::BYTES_RECEIVED | known::SOCK_FLAGS, |facts| {
-        let fin = u64::from(facts.sock_flags & sock_flag::DONE != 0);
-        facts.bytes_received.saturating_sub(fin)
-    })
+    facts.get(known::BYTES_RECEIVED | known::SOCK_FLAGS, received_bytes)
 }
 
 fn keepalive(event: &Event, flags: u8, hz: Hz) -> Keepalive {

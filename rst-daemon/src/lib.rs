@@ -12,6 +12,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod explain;
 pub mod filter;
 pub mod hub;
 pub mod join;

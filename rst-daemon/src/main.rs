@@ -11,7 +11,7 @@ use rst_daemon::config::{self, Config, ConfigError};
 use rst_daemon::filter::Filter;
 use rst_daemon::hub::Hub;
 use rst_daemon::print::{self, Format};
-use rst_daemon::{daemon, watch};
+use rst_daemon::{daemon, explain, watch};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{Level, warn};
 use tracing_subscriber::filter::Targets;
@@ -36,6 +36,10 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Daemon(args) => run_daemon(args),
         Command::Watch(args) => run_watch(args).map_err(Failure::from),
+        Command::Explain { cause } => {
+            print_line(cause.map_or_else(explain::list, explain::cause).trim_end())
+                .map_err(Failure::from)
+        }
         Command::Config(ConfigCommand::Check { file }) => check_config(&file),
         Command::Config(ConfigCommand::Example) => print_example().map_err(Failure::from),
     };

@@ -8,11 +8,13 @@
 //! place for long, have a smaller limit of their own and are refused above it,
 //! so that metrics and health are always answered.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -21,7 +23,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::hub::Hub;
@@ -62,7 +64,8 @@ impl fmt::Debug for Serve {
 /// shorten them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Connections of one listener at a time; more wait in the backlog.
+    /// Connections of one listener at a time; when all have asked for
+    /// something, more wait in the backlog.
     pub(crate) connections: usize,
     /// Streams at a time; more are refused. Below `connections`.
     pub(crate) streams: usize,
@@ -174,14 +177,34 @@ async fn run<L: Accept>(listener: L, serve: Arc<Serve>, offer: Offer) {
     let limits = offer.limits;
     let mut shutdown = offer.shutdown.clone();
     let mut connections = JoinSet::new();
+    // Those without a request so far, the oldest first: when all places are
+    // taken they make room, so that idle connections can't shut others out.
+    let mut silent = VecDeque::<Silent>::new();
     loop {
-        let full = connections.len() >= limits.connections;
+        silent.retain(Silent::is_silent);
+        let full = connections.len() >= limits.connections && silent.is_empty();
         tokio::select! {
             () = stopped(&mut shutdown) => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.next(), if !full => match accepted {
                 Ok(io) => {
-                    connections.spawn(connection(io, Arc::clone(&serve), offer.clone()));
+                    // Some may have asked while we waited for this one.
+                    silent.retain(Silent::is_silent);
+                    if connections.len() >= limits.connections {
+                        if let Some(oldest) = silent.pop_front() {
+                            oldest.task.abort();
+                        }
+                        tokio::select! {
+                            () = stopped(&mut shutdown) => break,
+                            _ = connections.join_next() => {}
+                        }
+                    }
+                    let asked = Arc::new(AtomicBool::new(false));
+                    let served = connection(io, Arc::clone(&serve), offer.clone(), Arc::clone(&asked));
+                    silent.push_back(Silent {
+                        asked,
+                        task: connections.spawn(served),
+                    });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "can't accept a connection");
@@ -198,9 +221,21 @@ async fn run<L: Accept>(listener: L, serve: Arc<Serve>, offer: Offer) {
     .await;
 }
 
-/// Serves one connection. Its errors are the client's affair: a scanner must
+/// A connection that may not have sent its request yet.
+struct Silent {
+    asked: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+impl Silent {
+    fn is_silent(&self) -> bool {
+        !self.asked.load(Ordering::Relaxed) && !self.task.is_finished()
+    }
+}
+
+/// Serves one connection, and notes when it has asked. Its errors are the client's affair: a scanner must
 /// not be able to fill the log.
-async fn connection<T>(io: T, serve: Arc<Serve>, offer: Offer)
+async fn connection<T>(io: T, serve: Arc<Serve>, offer: Offer, asked: Arc<AtomicBool>)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -208,6 +243,7 @@ where
     let mut shutdown = offer.shutdown.clone();
     let unlimited = offer.streams.is_some();
     let service = service_fn(move |request| {
+        asked.store(true, Ordering::Relaxed);
         let answer = respond(&serve, &offer, &request);
         async move { Ok::<_, Infallible>(answer) }
     });

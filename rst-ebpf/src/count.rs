@@ -38,17 +38,14 @@ fn insert(key: &CountKey) {
     }
     if let Some(value) = OVERFLOW.get_ptr_mut(overflow_index(key.direction, key.cause, key.impact))
     {
-        // SAFETY: a valid map value of this CPU. Programs of one direction
-        // never nest on a CPU (the kernel skips the inner run), and the index
-        // holds the direction, so nobody else writes it.
-        unsafe { *value += 1 };
+        increment(value);
     }
 }
 
 #[inline(always)]
 fn increment(value: *mut CountValue) {
-    // SAFETY: a valid map value of this CPU. The key holds the direction, and
-    // programs of one direction never nest on a CPU (the kernel skips the inner
+    // SAFETY: a valid map value of this CPU. Key and overflow index hold the
+    // direction, and programs of one direction never nest on a CPU (the kernel skips the inner
     // run), so nobody else writes the field.
     unsafe { (*value).resets += 1 };
 }
@@ -110,8 +107,18 @@ pub(crate) fn retract_receive(id: &ConnectionId) -> u32 {
         return 0;
     }
     // SAFETY: as above.
+    let unchanged = unsafe { ptr::read_volatile(&raw const (*doubt).connection) } == connection;
+    if !unchanged {
+        // Another connection took the slot while its key was read.
+        return 0;
+    }
+    // SAFETY: as above.
     unsafe { ptr::write_volatile(&raw mut (*doubt).retracted, 1) };
-    if let Some(value) = RESETS.get_ptr_mut(key) {
+    // What is not in the full map was counted in the overflow array.
+    let value = RESETS
+        .get_ptr_mut(key)
+        .or_else(|| OVERFLOW.get_ptr_mut(overflow_index(key.direction, key.cause, key.impact)));
+    if let Some(value) = value {
         // SAFETY: a valid map value of this CPU; only `tcp_send_reset` writes
         // this field, and it never nests on a CPU.
         unsafe { (*value).retracted += 1 };

@@ -4,10 +4,7 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::generated::{
-        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_jiffies64,
-        bpf_ktime_get_ns,
-    },
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_ktime_get_ns},
     programs::BtfTracePointContext,
 };
 use aya_log_ebpf::debug;
@@ -16,14 +13,13 @@ use rst_common::{
     event::{Control, Event, known},
     facts::Facts,
     layout::Field,
-    reason::Reason,
-    tcp::{AF_INET, AF_INET6, state},
+    tcp::{AF_INET, AF_INET6},
 };
 
 use crate::{
-    gather::{PF_KTHREAD, Segment, Source},
+    gather::{self, PF_KTHREAD, Segment, Source},
     kernel::{self, Sock},
-    maps::{CONTROL, DETAIL, EVENTS},
+    maps::{DETAIL, EVENTS},
 };
 
 /// Sends the detailed event if the budget allows it, and counts what became of
@@ -35,6 +31,7 @@ use crate::{
 )]
 pub(crate) fn emit(
     ctx: &BtfTracePointContext,
+    control: *mut Control,
     facts: &Facts,
     verdict: Verdict,
     source: &Source,
@@ -43,9 +40,6 @@ pub(crate) fn emit(
     raw_reason: u16,
     doubt: u32,
 ) {
-    let Some(control) = CONTROL.get_ptr_mut(0) else {
-        return;
-    };
     let Some(stats) = DETAIL.get_ptr_mut(0) else {
         return;
     };
@@ -83,7 +77,6 @@ pub(crate) fn emit(
     unsafe {
         (*event).facts = *facts;
         (*event).ktime_ns = bpf_ktime_get_ns();
-        (*event).jiffies = bpf_jiffies64();
         (*event).reason = raw_reason;
         (*event).cause = verdict.cause as u8;
         (*event).impact = verdict.impact as u8;
@@ -92,7 +85,7 @@ pub(crate) fn emit(
         (*event).known = tuple(event, source, sk, segment)
             | connection(event, source, sk)
             | namespace(event, sk, segment)
-            | owner(event, facts, segment);
+            | owner(event, facts);
     }
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
     wake(control);
@@ -383,30 +376,20 @@ unsafe fn namespace(event: *mut Event, sk: Option<Sock>, segment: &Segment) -> u
 }
 
 /// The process, only where it is certainly the one that closed the socket: the
-/// kernel gives these reasons from system calls alone, after the socket has
-/// left its state. Timers and softirq run in whatever task they interrupt, and
-/// a killed socket (`ss -K`) is still in its state.
+/// group leader's name, as `ps` shows it, with the process's id.
 ///
 /// # Safety
 /// `event` must be writable; see [`emit`].
 #[inline(always)]
 #[expect(clippy::cast_ptr_alignment, reason = "asserted above")]
-unsafe fn owner(event: *mut Event, facts: &Facts, segment: &Segment) -> u32 {
-    let reason = Reason::from_byte(facts.reason);
-    let closing = segment.skb.is_none()
-        && facts.state == state::CLOSE
-        && matches!(
-            reason,
-            Reason::AbortOnClose | Reason::State | Reason::DisconnectWithData
-        );
-    // SAFETY: the caller's promise; the helpers take no pointer of ours but the
-    // destination, which is part of the record.
+unsafe fn owner(event: *mut Event, facts: &Facts) -> u32 {
+    // SAFETY: the caller's promise; the helpers only return numbers.
     unsafe {
         (*event).pid = 0;
         (&raw mut (*event).comm)
             .cast::<[u64; 2]>()
             .write([kernel::zero(); 2]);
-        if !closing {
+        if !gather::is_closing(facts) {
             return 0;
         }
         let task = bpf_get_current_task();
@@ -414,11 +397,13 @@ unsafe fn owner(event: *mut Event, facts: &Facts, segment: &Segment) -> u32 {
             Some(flags) if flags & PF_KTHREAD == 0 => {}
             _ => return 0,
         }
-        let comm = (&raw mut (*event).comm).cast();
-        if bpf_get_current_comm(comm, size_of::<[u8; 16]>() as u32) != 0 {
+        let comm = kernel::probe::<u64>(task, Field::TaskGroupLeader)
+            .and_then(|leader| kernel::probe::<[u64; 2]>(leader, Field::TaskComm));
+        let Some(comm) = comm else {
             return 0;
-        }
+        };
         (*event).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        (&raw mut (*event).comm).cast::<[u64; 2]>().write(comm);
     }
     known::OWNER
 }

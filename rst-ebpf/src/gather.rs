@@ -6,15 +6,18 @@ use core::mem;
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_jiffies64};
 use rst_common::{
     cause::{Direction, Origin, Role},
+    classify::role,
     event::Doubt,
     facts::{Facts, PAYLOAD_PREFIX, known},
     layout::Field,
+    reason::Reason,
     tcp::{sock_flag, state},
 };
 
 use crate::{
     count::ConnectionId,
     kernel::{self, Skb, Sock, TcpSock},
+    maps::MULTIPLEXED,
 };
 
 /// `PF_EXITING`, `include/linux/sched.h`.
@@ -110,10 +113,21 @@ pub(crate) fn connection(sk: Option<Sock>, facts: &mut Facts) -> Source {
     // `skc_num` is 0 once the socket has left the hash table.
     source.local_port = u16::from_be(tcp.get::<u16>(Field::InetSport).unwrap_or_default());
     socket(tcp, facts);
-    if state != state::SYN_SENT {
+    if state != state::SYN_SENT && state != state::SYN_RECV {
         data(tcp, facts);
     }
     source
+}
+
+/// The service's port, 0 where none is certain; notes whether it carries many
+/// requests at once.
+#[inline(always)]
+pub(crate) fn service(source: &Source, facts: &mut Facts) -> u16 {
+    let port = source.service_port(role(facts));
+    if let Some(word) = MULTIPLEXED.get(u32::from(port) / 64) {
+        facts.multiplexed = (*word >> (port & 63)) as u8 & 1;
+    }
+    port
 }
 
 /// Stores a field's value and marks the fact known.
@@ -133,6 +147,13 @@ fn socket(tcp: TcpSock, facts: &mut Facts) {
         facts.sock_flags = tcp.get::<u64>(Field::SkFlags).map(|flags| flags as u8),
         SOCK_FLAGS
     );
+    fact!(
+        facts.has_socket = tcp
+            .get::<u64>(Field::SkSocket)
+            .map(|socket| u8::from(socket != 0)),
+        HAS_SOCKET
+    );
+    facts.mptcp = tcp.get::<u8>(Field::TpIsMptcp).unwrap_or_default() & 1;
     fact!(
         facts.linger_time = tcp.get::<u64>(Field::SkLingerTime).map(|time| time as u32),
         LINGER_TIME
@@ -154,7 +175,11 @@ fn data(tcp: TcpSock, facts: &mut Facts) {
         IDLE_RX
     );
     fact!(
-        facts.idle_segment = tcp.get::<u32>(Field::TpRcvTstamp).map(age),
+        // 0: a socket that has not had a segment acknowledged yet.
+        facts.idle_segment = tcp
+            .get::<u32>(Field::TpRcvTstamp)
+            .filter(|then| *then != 0)
+            .map(age),
         IDLE_SEGMENT
     );
     fact!(
@@ -206,10 +231,26 @@ fn data(tcp: TcpSock, facts: &mut Facts) {
     );
 }
 
-/// Whether the current task is exiting, and how. Only for resets that no
-/// segment caused: those can run in the context of the process that closes.
+/// Whether the current task is the one that closes the socket. The kernel gives
+/// these reasons from system calls alone, after the socket has left its state.
+/// Timers and softirq run in whatever task they interrupt, and a socket killed
+/// from outside (`ss -K`) is still in its state.
+#[inline(always)]
+pub(crate) fn is_closing(facts: &Facts) -> bool {
+    !facts.knows(known::SEGMENT)
+        && facts.state == state::CLOSE
+        && matches!(
+            Reason::from_byte(facts.reason),
+            Reason::AbortOnClose | Reason::State | Reason::DisconnectWithData
+        )
+}
+
+/// Whether the closing task is exiting, and how.
 #[inline(always)]
 pub(crate) fn task(facts: &mut Facts) {
+    if !is_closing(facts) {
+        return;
+    }
     // SAFETY: takes no argument; the address is only read through `probe`.
     let task = unsafe { bpf_get_current_task() };
     let Some(flags) = kernel::probe::<u32>(task, Field::TaskFlags) else {

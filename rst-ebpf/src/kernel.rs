@@ -22,6 +22,7 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use rst_common::{
+    event::Control,
     layout::{ABSENT, Field},
     reason::{MAX_REASONS, RAW_NONE},
 };
@@ -34,6 +35,13 @@ fn offset(field: Field) -> u32 {
     // SAFETY: the index is below the array's length by construction. Volatile,
     // because the daemon replaces the value after compilation.
     unsafe { ptr::read_volatile(&raw const LAYOUT[field as usize]) }
+}
+
+/// Jiffies after which a connection counts as idle.
+#[inline(always)]
+pub(crate) fn idle_threshold(control: *mut Control) -> u32 {
+    // SAFETY: a valid map value, which the daemon sets before it attaches.
+    unsafe { ptr::read_volatile(&raw const (*control).idle) as u32 }
 }
 
 /// Zero, in a way the compiler can't see through: it turns runs of zeros into

@@ -23,7 +23,11 @@ mod gather;
 mod kernel;
 mod maps;
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns},
+    macros::{btf_tracepoint, raw_tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext},
+};
 use rst_common::{
     cause::Direction,
     classify::{Verdict, classify},
@@ -36,6 +40,7 @@ use rst_common::{
 use crate::{
     gather::Segment,
     kernel::{Skb, Sock},
+    maps::CONTROL,
 };
 
 /// From 6.10 on: `(sk, skb, reason)`.
@@ -64,6 +69,10 @@ pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn send_reset(ctx: &BtfTracePointContext, raw_reason: u16) {
+    // The map's only entry: the check is for the verifier.
+    let Some(control) = CONTROL.get_ptr_mut(0) else {
+        return;
+    };
     let sk = Sock::from_arg(ctx, 0);
     let skb = Skb::from_arg(ctx, 1);
 
@@ -74,39 +83,44 @@ fn send_reset(ctx: &BtfTracePointContext, raw_reason: u16) {
     if skb.is_none() {
         gather::task(&mut facts);
     }
+    let port = gather::service(&source, &mut facts);
+    let verdict = classify(&facts, kernel::idle_threshold(control));
 
-    let verdict = classify(&facts);
-    let key = key(
-        &facts,
-        verdict,
-        raw_reason,
-        source.service_port(verdict.role),
-    );
-    count::count(&key);
+    count::count(&key(&facts, verdict, raw_reason, port));
     let doubt = match (skb.is_some(), source.id(sk)) {
         (true, Some(id)) => count::retract_receive(&id),
         _ => 0,
     };
     emit::emit(
-        ctx, &facts, verdict, &source, sk, &segment, raw_reason, doubt,
+        ctx, control, &facts, verdict, &source, sk, &segment, raw_reason, doubt,
     );
 }
 
 #[inline(always)]
 fn receive_reset(ctx: &BtfTracePointContext, sk: Sock) {
+    let Some(control) = CONTROL.get_ptr_mut(0) else {
+        return;
+    };
     let mut facts = gather::facts(Direction::Received);
     let source = gather::connection(Some(sk), &mut facts);
-    let verdict = classify(&facts);
-    let key = key(&facts, verdict, RAW_NONE, source.service_port(verdict.role));
+    let port = gather::service(&source, &mut facts);
+    let verdict = classify(&facts, kernel::idle_threshold(control));
+
+    let key = key(&facts, verdict, RAW_NONE, port);
     count::count(&key);
-    let doubtful = (facts.state == state::FIN_WAIT1 || facts.state == state::FIN_WAIT2)
-        && facts.shutdown & shutdown::RCV != 0;
+    // `tcp_rcv_state_process`: the states in which data after shutdown ends in
+    // `tcp_reset`.
+    let doubtful = matches!(
+        facts.state,
+        state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSE_WAIT | state::CLOSING | state::LAST_ACK
+    ) && facts.shutdown & shutdown::RCV != 0;
     let doubt = match source.id(Some(sk)) {
         Some(id) if doubtful => count::doubt_receive(&id, key),
         _ => 0,
     };
     emit::emit(
         ctx,
+        control,
         &facts,
         verdict,
         &source,
@@ -115,6 +129,20 @@ fn receive_reset(ctx: &BtfTracePointContext, sk: Sock) {
         RAW_NONE,
         doubt,
     );
+}
+
+/// Not attached: the daemon runs it once, to learn the kernel's HZ from one
+/// reading of both clocks.
+#[raw_tracepoint]
+pub fn clock(_ctx: RawTracePointContext) -> i32 {
+    if let Some(control) = CONTROL.get_ptr_mut(0) {
+        // SAFETY: a valid map value; nothing else writes these fields.
+        unsafe {
+            (*control).clock_ktime_ns = bpf_ktime_get_ns();
+            (*control).clock_jiffies = bpf_jiffies64();
+        }
+    }
+    0
 }
 
 #[inline(always)]

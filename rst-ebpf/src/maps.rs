@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use rst_common::{
     count::{CountKey, CountValue, OVERFLOW_ENTRIES},
-    event::{Control, DOUBT_SLOTS, DetailStats, Doubt},
+    event::{Control, DOUBT_SLOTS, DetailStats, Doubt, PORT_WORDS},
     layout::{ABSENT, FIELD_COUNT, Layout},
     reason::MAX_REASONS,
 };
@@ -22,7 +22,7 @@ pub(crate) static RESETS: PerCpuHashMap<CountKey, CountValue> =
 
 /// What the full count map can't take.
 #[map]
-pub(crate) static OVERFLOW: PerCpuArray<u64> =
+pub(crate) static OVERFLOW: PerCpuArray<CountValue> =
     PerCpuArray::with_max_entries(OVERFLOW_ENTRIES as u32, 0);
 
 /// Receive events that may be none.
@@ -36,6 +36,10 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 /// Wake-ups and the budget of detail, shared with the reader.
 #[map]
 pub(crate) static CONTROL: Array<Control> = Array::with_max_entries(1, MMAPABLE);
+
+/// Ports that carry many requests at once, a bit set.
+#[map]
+pub(crate) static MULTIPLEXED: Array<u64> = Array::with_max_entries(PORT_WORDS as u32, 0);
 
 /// What became of the detailed events.
 #[map]

@@ -1,7 +1,15 @@
 //! Each rule with a case it decides and a near miss.
 
 use super::*;
+use crate::cause::Text;
 use crate::facts::PAYLOAD_PREFIX;
+
+/// Threshold of the tests, jiffies.
+const IDLE: u32 = 250;
+
+fn decide(facts: &Facts) -> Verdict {
+    classify(facts, IDLE)
+}
 
 /// An established socket of a client that sent 100 bytes and got 200, all
 /// acknowledged and read, the answer last.
@@ -10,6 +18,7 @@ fn client() -> Facts {
         known: !(known::SEGMENT | known::PAYLOAD | known::EXIT_CODE),
         origin: Origin::Socket as u8,
         state: state::ESTABLISHED,
+        has_socket: 1,
         idle_tx: 20,
         idle_rx: 10,
         idle_segment: 10,
@@ -78,7 +87,7 @@ fn with_payload(facts: Facts, payload: [u8; PAYLOAD_PREFIX]) -> Facts {
 
 #[track_caller]
 fn check(facts: &Facts, cause: Cause, impact: Impact) -> Verdict {
-    let verdict = classify(facts);
+    let verdict = decide(facts);
     assert_eq!(
         (verdict.cause, verdict.impact),
         (cause, impact),
@@ -134,7 +143,8 @@ fn data_for_what_we_had_closed() {
         with_payload(facts, [kind, 3, 3, 0, record])
     };
     check(&tls(0x15, 26, 31), Cause::LateData, Impact::Benign);
-    check(&tls(0x15, 2, 7), Cause::LateData, Impact::Benign);
+    // A plaintext alert may be a fatal one.
+    check(&tls(0x15, 2, 7), Cause::LateData, Impact::Uncertain);
     check(&tls(0x17, 19, 24), Cause::LateData, Impact::Benign);
     check(&tls(0x17, 35, 40), Cause::LateData, Impact::Uncertain);
     check(
@@ -199,7 +209,7 @@ fn handshakes_that_break_the_protocol() {
     check(
         &in_state(state::SYN_RECV),
         Cause::ProtocolError,
-        Impact::ConnectionBroken,
+        Impact::Uncertain,
     );
 }
 
@@ -233,11 +243,7 @@ fn closing_with_bytes_unread() {
         Cause::ProcessExit,
         Impact::ConnectionBroken,
     );
-    // A client for certain: our SYN and our FIN are both acknowledged.
-    let gone = Facts {
-        bytes_acked: 102,
-        ..client()
-    };
+    let gone = client();
     check(&exiting(gone, 0), Cause::ProcessExit, Impact::Uncertain);
     check(
         &exiting(gone, 0x100),
@@ -256,7 +262,7 @@ fn aborting_on_purpose() {
         closing(facts, Reason::State)
     };
     check(&abort(server()), Cause::AppAbort, Impact::Benign);
-    for (unread, unsent, unacked) in [(1, 0, 0), (0, 1, 0), (0, 0, 1)] {
+    for (unread, unsent, unacked) in [(1, 0, 0), (0, 1, 0), (0, 0, 2)] {
         let facts = Facts {
             unread,
             unsent,
@@ -318,6 +324,95 @@ fn timers_and_limits() {
         Cause::Unknown,
         Impact::Uncertain,
     );
+}
+
+#[test]
+fn what_was_never_accepted() {
+    let dropped = Facts {
+        has_socket: 0,
+        // Inherited from the listener.
+        sock_flags: sock_flag::LINGER,
+        ..closing(server(), Reason::State)
+    };
+    check(&dropped, Cause::ListenerClosed, Impact::ConnectFailed);
+    let orphan = Facts {
+        sock_flags: sock_flag::LINGER | sock_flag::DEAD,
+        ..dropped
+    };
+    check(&orphan, Cause::AppAbort, Impact::Benign);
+    let unknown = Facts {
+        known: dropped.known & !known::HAS_SOCKET,
+        ..dropped
+    };
+    check(&unknown, Cause::AppAbort, Impact::Benign);
+}
+
+#[test]
+fn mptcp_subflows_prove_nothing_of_the_connection() {
+    let subflow = |facts| Facts { mptcp: 1, ..facts };
+    let joining = received(Facts {
+        state: state::SYN_SENT,
+        ..client()
+    });
+    check(&subflow(joining), Cause::Refused, Impact::Uncertain);
+    // A fastclose resets the subflows in their states.
+    let fastclose = sent(Facts {
+        reason: Reason::AbortOnClose as u8,
+        ..server()
+    });
+    check(&subflow(fastclose), Cause::Unknown, Impact::Uncertain);
+}
+
+#[test]
+fn a_fin_is_no_data() {
+    // Queued behind a zero window.
+    let queued = |facts| {
+        received(Facts {
+            state: state::FIN_WAIT1,
+            sock_flags: sock_flag::DEAD,
+            unsent: 1,
+            ..facts
+        })
+    };
+    let verdict = check(&queued(client()), Cause::AfterClose, Impact::Benign);
+    assert_eq!(verdict.role, Role::Client);
+    assert_eq!(decide(&queued(server())).role, Role::Server);
+    assert_eq!(undelivered_data(&queued(client())), 0);
+    // Behind unsent data it is not in flight yet.
+    let behind = Facts {
+        unsent: 500,
+        unacked: 60,
+        bytes_sent: 160,
+        ..queued(client())
+    };
+    assert_eq!(decide(&behind).role, Role::Client);
+    assert_eq!(unacked_data(&behind), 60);
+    // In flight before an abort: a byte or the FIN.
+    let shut = Facts {
+        sock_flags: sock_flag::LINGER,
+        unacked: 1,
+        ..closing(server(), Reason::State)
+    };
+    check(&shut, Cause::AppAbort, Impact::Uncertain);
+}
+
+#[test]
+fn aborts_by_the_kernel_itself() {
+    // `TCP_LINGER2` below zero: the ACK of the FIN is enough.
+    let linger2 = Facts {
+        known: server().known | known::SEGMENT,
+        segment_flags: flag::ACK,
+        ..closing(server(), Reason::AbortOnData)
+    };
+    check(&linger2, Cause::Unknown, Impact::Uncertain);
+    // The timer of an orphan, not an administrator.
+    let timer = sent(Facts {
+        reason: Reason::State as u8,
+        state: state::FIN_WAIT2,
+        sock_flags: sock_flag::DEAD,
+        ..server()
+    });
+    check(&timer, Cause::Unknown, Impact::Uncertain);
 }
 
 #[test]
@@ -402,14 +497,164 @@ fn we_had_closed() {
     let half = received(Facts {
         state: state::FIN_WAIT2,
         shutdown: shutdown::SEND,
+        // Our FIN is acknowledged.
+        bytes_acked: 201,
         ..server()
     });
-    check(&half, Cause::Unknown, Impact::Uncertain);
+    check(&half, Cause::PeerAbort, Impact::Benign);
+}
+
+/// All three clocks of a connection that stands still.
+fn silent(facts: Facts, tx: u32, rx: u32) -> Facts {
+    received(Facts {
+        idle_tx: tx,
+        idle_rx: rx,
+        idle_segment: tx.min(rx),
+        ..facts
+    })
 }
 
 #[test]
-fn a_reset_in_active_use_is_not_decided_yet() {
-    check(&received(client()), Cause::Unknown, Impact::Uncertain);
+fn used_again_after_it_was_forgotten() {
+    let reused = received(Facts {
+        unacked: 460,
+        bytes_sent: 560,
+        idle_tx: 0,
+        idle_rx: 9000,
+        idle_segment: 9000,
+        ..client()
+    });
+    check(&reused, Cause::StaleReuse, Impact::ConnectionBroken);
+    let busy = Facts {
+        idle_segment: IDLE - 1,
+        ..reused
+    };
+    check(&busy, Cause::PeerAbort, Impact::ConnectionBroken);
+
+    let probed = Facts {
+        probes_out: 1,
+        ..silent(client(), 9000, 9000)
+    };
+    check(&probed, Cause::StaleProbe, Impact::Uncertain);
+    let with_data = Facts {
+        probes_out: 1,
+        ..reused
+    };
+    check(&with_data, Cause::StaleReuse, Impact::ConnectionBroken);
+}
+
+#[test]
+fn an_idle_connection_ends() {
+    check(
+        &silent(server(), 9000, 9001),
+        Cause::IdleTimeout,
+        Impact::Uncertain,
+    );
+    check(
+        &silent(client(), 9001, 9000),
+        Cause::IdleTimeout,
+        Impact::Uncertain,
+    );
+    let short = silent(server(), IDLE - 2, IDLE - 1);
+    check(&short, Cause::PeerAbort, Impact::Benign);
+}
+
+#[test]
+fn an_answer_was_pending() {
+    check(
+        &silent(client(), 9000, 9001),
+        Cause::NoResponse,
+        Impact::ConnectionBroken,
+    );
+    check(
+        &silent(client(), 10, 20),
+        Cause::PeerAbort,
+        Impact::ConnectionBroken,
+    );
+    check(
+        &silent(server(), 9001, 9000),
+        Cause::PeerGaveUp,
+        Impact::ConnectionBroken,
+    );
+    check(
+        &silent(server(), 20, 10),
+        Cause::PeerGaveUp,
+        Impact::ConnectionBroken,
+    );
+    // Where many requests share a connection, nobody knows.
+    let many = |facts| Facts {
+        multiplexed: 1,
+        ..facts
+    };
+    check(
+        &many(silent(client(), 9000, 9001)),
+        Cause::IdleTimeout,
+        Impact::Uncertain,
+    );
+    check(
+        &many(silent(server(), 20, 10)),
+        Cause::PeerAbort,
+        Impact::Uncertain,
+    );
+    check(
+        &many(silent(server(), 10, 20)),
+        Cause::PeerAbort,
+        Impact::Uncertain,
+    );
+    // A half-closed client still waits; its FIN is no data.
+    let half = Facts {
+        state: state::FIN_WAIT1,
+        unacked: 1,
+        ..silent(client(), 9000, 9001)
+    };
+    check(&half, Cause::NoResponse, Impact::ConnectionBroken);
+}
+
+#[test]
+fn reset_before_any_data() {
+    let fresh = |facts| {
+        let facts = Facts {
+            bytes_sent: 0,
+            bytes_received: 0,
+            ..facts
+        };
+        silent(facts, 3, 3)
+    };
+    let accepted = Facts {
+        bytes_acked: 0,
+        ..fresh(server())
+    };
+    check(&accepted, Cause::NoData, Impact::Benign);
+    let connected = Facts {
+        bytes_acked: 1,
+        ..fresh(client())
+    };
+    check(&connected, Cause::NoData, Impact::ConnectFailed);
+    let old = Facts {
+        idle_segment: IDLE,
+        ..connected
+    };
+    check(&old, Cause::PeerAbort, Impact::Uncertain);
+}
+
+#[test]
+fn reset_in_active_use() {
+    check(&received(client()), Cause::PeerAbort, Impact::Uncertain);
+    check(&received(server()), Cause::PeerAbort, Impact::Benign);
+    for (unsent, unacked) in [(1, 0), (0, 1)] {
+        let losing = received(Facts {
+            unsent,
+            unacked,
+            bytes_sent: 200 + u64::from(unacked),
+            ..server()
+        });
+        check(&losing, Cause::PeerAbort, Impact::ConnectionBroken);
+    }
+    let blind = Facts {
+        known: known::STATE,
+        ..received(client())
+    };
+    check(&blind, Cause::Unknown, Impact::Uncertain);
 }
 
 #[test]
@@ -420,7 +665,7 @@ fn roles_follow_from_the_sequence_numbers() {
             unacked,
             ..facts
         };
-        classify(&received(facts)).role
+        decide(&received(facts)).role
     };
     for state in [state::ESTABLISHED, state::CLOSE_WAIT] {
         assert_eq!(role_in(client(), state, 0), Role::Client);
@@ -432,9 +677,9 @@ fn roles_follow_from_the_sequence_numbers() {
         assert_eq!(role_in(server(), state, 1), Role::Server);
     }
     // At an active reset a FIN may have gone out before.
-    let ambiguous = classify(&closing(client(), Reason::AbortOnClose));
+    let ambiguous = decide(&closing(client(), Reason::AbortOnClose));
     assert_eq!(ambiguous.role, Role::Unknown);
-    let certain = classify(&closing(server(), Reason::AbortOnClose));
+    let certain = decide(&closing(server(), Reason::AbortOnClose));
     assert_eq!(certain.role, Role::Server);
     // Retransmissions are no new payload.
     let retransmitted = Facts {
@@ -449,7 +694,7 @@ fn roles_follow_from_the_sequence_numbers() {
     };
     assert_eq!(role_in(nothing_known, state::ESTABLISHED, 0), Role::Unknown);
     assert_eq!(
-        classify(&answering(Origin::None, flag::SYN, 0)).role,
+        decide(&answering(Origin::None, flag::SYN, 0)).role,
         Role::Unknown
     );
 }
@@ -471,12 +716,55 @@ fn the_turn_and_its_tie() {
         ..client()
     };
     assert_eq!(turn(&probed), Turn::Unknown);
-    let silent = Facts {
-        bytes_sent: 0,
-        bytes_received: 0,
-        ..client()
+    let moved = |bytes_sent, bytes_received| Facts {
+        bytes_sent,
+        bytes_received,
+        ..tie(1)
     };
-    assert_eq!(turn(&silent), Turn::Unknown);
+    assert_eq!(turn(&moved(0, 0)), Turn::Unknown);
+    assert_eq!(turn(&moved(0, 5)), Turn::Peer);
+    assert_eq!(turn(&moved(5, 0)), Turn::Us);
+    // The peer's FIN is no data, and it blurs the tie.
+    let fin = |facts| Facts {
+        sock_flags: sock_flag::DONE,
+        ..facts
+    };
+    assert_eq!(turn(&fin(moved(0, 1))), Turn::Unknown);
+    assert_eq!(turn(&fin(tie(0))), Turn::Unknown);
+    assert_eq!(turn(&fin(client())), Turn::Peer);
+    // Our answer is still on its way: the peer's data may have come before it.
+    let answered = Facts {
+        unacked: 10,
+        ..tie(0)
+    };
+    assert_eq!(turn(&answered), Turn::Unknown);
+}
+
+#[test]
+fn every_cause_is_told_whole() {
+    for cause in Cause::ALL {
+        let Text {
+            meaning,
+            impact,
+            evidence,
+            confirm,
+            fix,
+            links: _,
+        } = cause.text();
+        for text in [meaning, impact, evidence, confirm, fix] {
+            assert!(
+                !text.is_empty() && !text.ends_with('.') && text.trim() == text,
+                "{cause:?}: {text}"
+            );
+        }
+        assert!(
+            Impact::ALL
+                .iter()
+                .any(|known| impact.contains(known.label()))
+                || impact.starts_with("by what was outstanding"),
+            "{cause:?}: {impact}"
+        );
+    }
 }
 
 #[test]
@@ -484,7 +772,6 @@ fn labels_are_unique_and_lower_case() {
     for (index, cause) in Cause::ALL.iter().enumerate() {
         assert_eq!(Cause::from_byte(*cause as u8), Some(*cause));
         assert_eq!(Cause::from_label(cause.label()), Some(*cause));
-        assert!(!cause.meaning().is_empty());
         assert!(
             cause
                 .label()
@@ -493,7 +780,7 @@ fn labels_are_unique_and_lower_case() {
         );
         for other in &Cause::ALL[index + 1..] {
             assert_ne!(cause.label(), other.label());
-            assert_ne!(cause.meaning(), other.meaning());
+            assert_ne!(cause.text().meaning, other.text().meaning);
         }
     }
     assert_eq!(Cause::from_byte(u8::MAX), None);

@@ -77,6 +77,8 @@ pub enum Shape {
     Pointer,
     /// A struct or union of this many bytes.
     Composite(u32),
+    /// An array of integers of this many bytes.
+    Array(u32),
     /// A bit field.
     BitField,
     /// Anything else.
@@ -301,10 +303,18 @@ impl<'a> Btf<'a> {
                 kind::INT | kind::ENUM | kind::ENUM64 => Shape::Int(found.size_or_id),
                 kind::PTR => Shape::Pointer,
                 kind::STRUCT | kind::UNION => Shape::Composite(found.size_or_id),
+                kind::ARRAY => self.array(found).unwrap_or(Shape::Other),
                 _ => Shape::Other,
             },
             None => Shape::Other,
         }
+    }
+
+    fn array(&self, array: Type) -> Option<Shape> {
+        let element = self.resolve(u32_at(self.bytes, array.data, "array").ok()?)?;
+        let count = u32_at(self.bytes, array.data + 8, "array").ok()?;
+        (element.kind == kind::INT)
+            .then(|| count.checked_mul(element.size_or_id).map(Shape::Array))?
     }
 
     /// Follows typedefs and qualifiers.

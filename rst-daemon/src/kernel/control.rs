@@ -64,6 +64,26 @@ impl ControlPage {
         flag.store(0, Ordering::Relaxed);
     }
 
+    /// What the `clock` program read: CLOCK_MONOTONIC in nanoseconds, jiffies64.
+    #[must_use]
+    pub fn clock(&self) -> (u64, u64) {
+        // SAFETY: projects a field of the mapped struct without reading it.
+        let ktime = self.atomic(|control| unsafe { &raw mut (*control).clock_ktime_ns });
+        // SAFETY: as above.
+        let jiffies = self.atomic(|control| unsafe { &raw mut (*control).clock_jiffies });
+        (
+            ktime.load(Ordering::Relaxed),
+            jiffies.load(Ordering::Relaxed),
+        )
+    }
+
+    /// Sets after how many jiffies a connection counts as idle.
+    pub fn set_idle(&self, jiffies: u32) {
+        // SAFETY: projects a field of the mapped struct without reading it.
+        let idle = self.atomic(|control| unsafe { &raw mut (*control).idle });
+        idle.store(u64::from(jiffies), Ordering::Relaxed);
+    }
+
     /// Detailed events sent since the start.
     #[must_use]
     pub fn used(&self) -> u64 {

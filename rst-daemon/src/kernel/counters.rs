@@ -58,11 +58,19 @@ pub struct Counts {
 /// The count maps.
 pub struct Counters {
     resets: PerCpuHashMap<MapData, RawKey, RawValue>,
-    overflow: PerCpuArray<MapData, u64>,
+    overflow: PerCpuArray<MapData, RawValue>,
     detail: PerCpuArray<MapData, RawDetail>,
-    /// The highest value read so far: a receive event that is being taken back
-    /// while we read may count for an instant, and a counter must not fall.
+    /// What was published last: a counter must not fall.
     published: BTreeMap<Series, u64>,
+}
+
+/// The kernel's counts as they stand.
+#[derive(Default)]
+struct Raw {
+    /// Counted and taken back, by series.
+    values: BTreeMap<Series, [u64; 2]>,
+    /// Keys in the count map.
+    entries: usize,
 }
 
 impl Counters {
@@ -70,7 +78,7 @@ impl Counters {
     #[must_use]
     pub fn new(
         resets: PerCpuHashMap<MapData, RawKey, RawValue>,
-        overflow: PerCpuArray<MapData, u64>,
+        overflow: PerCpuArray<MapData, RawValue>,
         detail: PerCpuArray<MapData, RawDetail>,
     ) -> Self {
         Self {
@@ -83,28 +91,62 @@ impl Counters {
 
     /// Reads everything.
     pub fn read(&mut self) -> Result<Counts, MapError> {
-        let mut counts = Counts::default();
+        let first = self.read_raw()?;
+        // A receive event that is none is counted a moment before it is taken
+        // back. What has been taken back by the second pass covers all that was
+        // counted in the first.
+        let second = if self.may_be_unsettled(&first) {
+            Some(self.read_raw()?)
+        } else {
+            None
+        };
+        let mut counts = Counts {
+            entries: first.entries,
+            ..Counts::default()
+        };
+        for (series, [resets, mut retracted]) in first.values {
+            if let Some([_, later]) = second.as_ref().and_then(|raw| raw.values.get(&series)) {
+                retracted = *later;
+            }
+            let published = self.published.entry(series).or_default();
+            *published = (*published).max(resets.saturating_sub(retracted));
+            if series.port == Label::Other {
+                counts.overflow += *published;
+            }
+            counts.resets.insert(series, *published);
+        }
+        for [submitted, sampled_out, lost] in self.detail.get(&0, 0)?.iter() {
+            counts.detail.submitted += submitted;
+            counts.detail.sampled_out += sampled_out;
+            counts.detail.lost += lost;
+        }
+        Ok(counts)
+    }
+
+    /// Whether a series that can hold receive events that are none has moved.
+    fn may_be_unsettled(&self, raw: &Raw) -> bool {
+        raw.values.iter().any(|(series, [resets, retracted])| {
+            series.direction == Direction::Received
+                && matches!(series.cause, Cause::AfterClose | Cause::PeerClosed)
+                && resets.saturating_sub(*retracted)
+                    != self.published.get(series).copied().unwrap_or_default()
+        })
+    }
+
+    fn read_raw(&self) -> Result<Raw, MapError> {
+        let mut raw = Raw::default();
         for item in &self.resets {
             let (key, values) = item?;
-            counts.entries += 1;
-            let Some(series) = series(key) else {
-                continue;
-            };
-            let (resets, retracted) = values
-                .iter()
-                .fold((0u64, 0u64), |(resets, retracted), [more, less]| {
-                    (resets + more, retracted + less)
-                });
-            counts
-                .resets
-                .insert(series, resets.saturating_sub(retracted));
+            raw.entries += 1;
+            if let Some(series) = series(key) {
+                raw.values.insert(series, sum(&values));
+            }
         }
         for index in 0..self.overflow.len() {
-            let total: u64 = self.overflow.get(&index, 0)?.iter().sum();
-            if total == 0 {
+            let value = sum(&self.overflow.get(&index, 0)?);
+            if value == [0, 0] {
                 continue;
             }
-            counts.overflow += total;
             let (direction, cause, impact) = overflow_parts(index as usize);
             let (Some(direction), Some(cause), Some(impact)) = (
                 Direction::ALL.get(direction),
@@ -113,30 +155,26 @@ impl Counters {
             ) else {
                 continue;
             };
-            counts.resets.insert(
-                Series {
-                    direction: *direction,
-                    cause: *cause,
-                    impact: *impact,
-                    role: Role::Unknown,
-                    reason: Label::Other,
-                    port: Label::Other,
-                },
-                total,
-            );
+            let series = Series {
+                direction: *direction,
+                cause: *cause,
+                impact: *impact,
+                role: Role::Unknown,
+                reason: Label::Other,
+                port: Label::Other,
+            };
+            raw.values.insert(series, value);
         }
-        for [submitted, sampled_out, lost] in self.detail.get(&0, 0)?.iter() {
-            counts.detail.submitted += submitted;
-            counts.detail.sampled_out += sampled_out;
-            counts.detail.lost += lost;
-        }
-        for (series, value) in &mut counts.resets {
-            let highest = self.published.entry(*series).or_default();
-            *highest = (*highest).max(*value);
-            *value = *highest;
-        }
-        Ok(counts)
+        Ok(raw)
     }
+}
+
+fn sum(values: &[RawValue]) -> RawValue {
+    values
+        .iter()
+        .fold([0, 0], |[resets, retracted], [more, less]| {
+            [resets + more, retracted + less]
+        })
 }
 
 /// The series of a key; `None` for bytes that no program of ours writes.

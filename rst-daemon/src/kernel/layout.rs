@@ -94,7 +94,9 @@ fn offset(btf: &Btf<'_>, field: &KernelField) -> Result<u32, String> {
         Kind::Int(size) => member.shape == Shape::Int(size),
         Kind::LowByte => matches!(member.shape, Shape::Int(_)),
         Kind::Pointer => member.shape == Shape::Pointer,
-        Kind::Bytes(size) => member.shape == Shape::Composite(size),
+        Kind::Bytes(size) => {
+            member.shape == Shape::Composite(size) || member.shape == Shape::Array(size)
+        }
     };
     if fits {
         Ok(member.offset)

@@ -1,17 +1,22 @@
 //! Loads the programs and attaches them. All hooks stand in [`PROBES`].
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
-use aya::programs::{BtfTracePoint, ProgramError};
+use aya::programs::{
+    BtfTracePoint, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _,
+};
 use aya::{Btf, Ebpf, EbpfLoader};
-use rst_common::event::Doubt;
+use rst_common::event::{Doubt, PORT_WORDS};
 
 use super::btf::{self, BtfError};
 use super::control::ControlPage;
 use super::counters::Counters;
 use super::layout::{self, KernelLayout, LayoutError};
 use super::preflight::{Host, PreflightError};
+use crate::clock::Hz;
 
 /// The eBPF object, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/rst-ebpf-object"));
@@ -50,11 +55,15 @@ const _: () = assert!(size_of::<RawDoubt>() == size_of::<Doubt>());
 
 /// Sizes and switches the programs are loaded with.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct Settings<'a> {
     /// Size of the ring buffer, bytes.
     pub ring_bytes: u32,
     /// Entries of the count map.
     pub max_series: u32,
+    /// Silence after which a connection counts as idle, milliseconds.
+    pub idle_ms: u32,
+    /// Ports that carry many requests at once.
+    pub multiplexed_ports: &'a [u16],
     /// Whether the programs log.
     pub log_kernel: bool,
 }
@@ -91,6 +100,12 @@ pub enum LoadError {
     Attach {
         /// The tracepoint.
         probe: &'static str,
+        /// What the kernel said.
+        source: ProgramError,
+    },
+    /// The kernel's clocks can't be read.
+    #[error("cannot read the kernel's clocks: {}", refusal(source))]
+    Clock {
         /// What the kernel said.
         source: ProgramError,
     },
@@ -176,10 +191,12 @@ pub struct Kernel {
     pub counters: Counters,
     /// What is known of the running kernel.
     pub layout: KernelLayout,
+    /// Its timer ticks a second.
+    pub hz: Hz,
 }
 
 /// Checks the host, loads the programs and attaches every probe.
-pub fn attach(settings: Settings) -> Result<Kernel, LoadError> {
+pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
     Host::read().check()?;
     let memlock_limited = !raise_memlock();
 
@@ -203,6 +220,18 @@ pub fn attach(settings: Settings) -> Result<Kernel, LoadError> {
             memlock_limited,
         })?;
 
+    // Maps stay with `ebpf` until the programs that use them are loaded.
+    let Some(Map::Array(control)) = ebpf.map("CONTROL") else {
+        return Err(LoadError::Object("CONTROL"));
+    };
+    let control = ControlPage::map(control.fd()).map_err(LoadError::Control)?;
+    let hz = read_hz(&mut ebpf, &control)?;
+    control.set_idle(hz.jiffies(settings.idle_ms));
+    let ports = ebpf
+        .map_mut("MULTIPLEXED")
+        .ok_or(LoadError::Object("MULTIPLEXED"))?;
+    set_ports(ports, settings.multiplexed_ports).map_err(map_error("MULTIPLEXED"))?;
+
     let send_reset = if layout.send_reset_has_reason {
         "tcp_send_reset"
     } else {
@@ -214,10 +243,6 @@ pub fn attach(settings: Settings) -> Result<Kernel, LoadError> {
     }
 
     let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?).map_err(map_error("EVENTS"))?;
-    let Map::Array(control) = take(&mut ebpf, "CONTROL")? else {
-        return Err(LoadError::Object("CONTROL"));
-    };
-    let control = ControlPage::map(control.fd()).map_err(LoadError::Control)?;
     let counters = Counters::new(
         PerCpuHashMap::try_from(take(&mut ebpf, "RESETS")?).map_err(map_error("RESETS"))?,
         PerCpuArray::try_from(take(&mut ebpf, "OVERFLOW")?).map_err(map_error("OVERFLOW"))?,
@@ -231,7 +256,44 @@ pub fn attach(settings: Settings) -> Result<Kernel, LoadError> {
         doubts,
         counters,
         layout,
+        hz,
     })
+}
+
+/// Runs the `clock` program until it tells HZ, and unloads it.
+fn read_hz(ebpf: &mut Ebpf, control: &ControlPage) -> Result<Hz, LoadError> {
+    let failed = |source| LoadError::Clock { source };
+    let program: &mut RawTracePoint = ebpf
+        .program_mut("clock")
+        .ok_or(LoadError::Object("clock"))?
+        .try_into()
+        .map_err(failed)?;
+    program.load().map_err(failed)?;
+    let hz = loop {
+        program
+            .test_run(RawTracePointRunOptions::default())
+            .map_err(failed)?;
+        let (ktime_ns, jiffies) = control.clock();
+        if let Some(hz) = Hz::of(ktime_ns, jiffies) {
+            break hz;
+        }
+        // Two seconds in a host's life, five minutes after it started.
+        thread::sleep(Duration::from_millis(100));
+    };
+    program.unload().map_err(failed)?;
+    Ok(hz)
+}
+
+fn set_ports(map: &mut Map, ports: &[u16]) -> Result<(), MapError> {
+    let mut map = Array::<_, u64>::try_from(map)?;
+    let mut words = vec![0u64; PORT_WORDS];
+    for port in ports {
+        words[usize::from(*port) / 64] |= 1 << (port % 64);
+    }
+    for (index, word) in (0u32..).zip(words).filter(|(_, word)| *word != 0) {
+        map.set(index, word, 0)?;
+    }
+    Ok(())
 }
 
 fn attach_tracepoint(

@@ -106,6 +106,15 @@ impl Host {
     }
 }
 
+/// Whether this process sees the process ids that the kernel's helpers report.
+/// The first pid namespace has a fixed inode (`PROC_PID_INIT_INO`,
+/// include/linux/proc_ns.h, since 3.8).
+#[must_use]
+pub fn in_initial_pid_namespace() -> bool {
+    std::fs::read_link("/proc/self/ns/pid")
+        .is_ok_and(|target| target.as_os_str() == "pid:[4026531836]")
+}
+
 /// Parses `CapEff` of `/proc/PID/status`; nothing readable counts as none.
 fn effective_capabilities(status: &str) -> u64 {
     status

@@ -150,12 +150,12 @@ impl Reader {
     /// Waits until there is something to read, then reads all of it. Returns
     /// after each round, so that the caller can do something between rounds.
     pub async fn round(&mut self, deliver: &mut impl FnMut(Event)) -> std::io::Result<()> {
-        if self.drain(deliver) {
+        if self.drain(deliver).await {
             tokio::time::sleep(TICK).await;
             return Ok(());
         }
         self.control.ask_for_wake();
-        if self.drain(deliver) {
+        if self.drain(deliver).await {
             self.control.stay_awake();
             tokio::time::sleep(TICK).await;
             return Ok(());
@@ -169,38 +169,62 @@ impl Reader {
     }
 
     /// Reads what is there; returns whether there is reason to look again soon.
-    fn drain(&mut self, deliver: &mut impl FnMut(Event)) -> bool {
-        let Self {
-            ring, held, stats, ..
-        } = self;
-        let mut records = 0u64;
-        let mut count = |event| {
-            stats.delivered += 1;
-            deliver(event);
-        };
-        // One ring's worth at most: a storm must not keep the others waiting.
-        while let Some(record) = ring.get_mut().next() {
-            records += 1;
-            match decode(&record) {
-                Ok(event) => held.push(event, &mut count),
-                Err(_) => stats.malformed += 1,
-            }
-            if records >= MAX_RECORDS {
+    /// Yields now and then: those that the events are for run on this thread.
+    async fn drain(&mut self, deliver: &mut impl FnMut(Event)) -> bool {
+        let mut records = 0;
+        loop {
+            let batch = self.read_batch(deliver);
+            records += batch;
+            if batch < BATCH || records >= MAX_RECORDS {
                 break;
             }
+            tokio::task::yield_now().await;
         }
-        let doubts = &self.doubts;
-        held.release(monotonic_ns(), |event| retracted(doubts, event), &mut count);
+        self.release(monotonic_ns(), deliver);
         self.top_up();
         records != 0 || !self.held.is_empty() || !self.budget.is_full(self.control.used())
     }
 
+    /// Reads up to [`BATCH`] records.
+    fn read_batch(&mut self, deliver: &mut impl FnMut(Event)) -> usize {
+        let Self {
+            ring, held, stats, ..
+        } = self;
+        let mut records = 0;
+        while records < BATCH {
+            let Some(record) = ring.get_mut().next() else {
+                break;
+            };
+            records += 1;
+            match decode(&record) {
+                Ok(event) => held.push(event, &mut |event| {
+                    stats.delivered += 1;
+                    deliver(event);
+                }),
+                Err(_) => stats.malformed += 1,
+            }
+        }
+        records
+    }
+
+    /// Delivers what was held for long enough.
+    fn release(&mut self, now_ns: u64, deliver: &mut impl FnMut(Event)) {
+        let Self {
+            held,
+            doubts,
+            stats,
+            ..
+        } = self;
+        held.release(now_ns, |event| retracted(doubts, event), &mut |event| {
+            stats.delivered += 1;
+            deliver(event);
+        });
+    }
+
     /// Delivers everything left, at the end.
     pub fn finish(&mut self, deliver: &mut impl FnMut(Event)) {
-        self.drain(deliver);
-        let doubts = &self.doubts;
-        self.held
-            .release(u64::MAX, |event| retracted(doubts, event), deliver);
+        while self.read_batch(deliver) != 0 {}
+        self.release(u64::MAX, deliver);
     }
 
     fn top_up(&mut self) {
@@ -209,8 +233,11 @@ impl Reader {
     }
 }
 
-/// Records read in one go.
-const MAX_RECORDS: u64 = 8192;
+/// Records read between two turns of the other tasks.
+const BATCH: usize = 256;
+
+/// Records read before the budget is topped up.
+const MAX_RECORDS: usize = 8192;
 
 /// Whether the send program has taken this receive event back.
 fn retracted(doubts: &Array<MapData, RawDoubt>, event: &Event) -> bool {
@@ -333,7 +360,7 @@ mod tests {
         #[test]
         fn any_record_can_be_told(bytes in proptest::collection::vec(any::<u8>(), EVENT_SIZE)) {
             let event = decode(&bytes).unwrap();
-            let joiner = crate::join::Joiner::new("host".to_owned(), vec![None; 64]);
+            let joiner = crate::join::Joiner::new("host".to_owned(), vec![None; 64], crate::clock::Hz::of(0, 0).unwrap(), true);
             let clock = crate::clock::WallClock::from_offset(0);
             let reset = joiner.join(&event, clock);
             let json = crate::text::json(&reset).unwrap();

@@ -175,6 +175,21 @@ fn a_slow_client_is_dropped_and_blocks_nobody() {
 }
 
 #[test]
+fn idle_connections_shut_nobody_out() {
+    testing::run(async {
+        let server = Server::start(Limits::default()).await;
+        let mut idle = Vec::new();
+        for _ in 0..200 {
+            idle.push(server.tcp(b"").await);
+            idle.push(server.tcp(b"GET /metrics HT").await);
+        }
+        // Far below the time an idle connection has for its head.
+        let alive = timeout(Limits::default().head / 5, server.assert_alive()).await;
+        assert!(alive.is_ok());
+    });
+}
+
+#[test]
 fn connections_above_the_limit_wait_for_their_turn() {
     testing::run(async {
         let limits = Limits {
