@@ -67,20 +67,22 @@ fn run_daemon(args: DaemonArgs) -> Result<(), Failure> {
     });
     runtime()?.block_on(async {
         let hub = Hub::new();
-        if args.print {
-            let format = Format::for_stdout(args.json);
-            let printed = print::from_hub(&hub, Filter::default(), format)
-                .context("cannot start the printer")?;
-            tokio::spawn(async {
-                if let Ok(Err(error)) = printed.await {
-                    warn!("no longer printing: {error}");
-                }
-            });
-        }
+        let format = Format::for_stdout(args.json);
+        let printed = args
+            .print
+            .then(|| print::from_hub(&hub, Filter::default(), format))
+            .transpose()
+            .context("cannot start the printer")?;
         let stop = stop_signal()?;
         daemon::run(config, args.log_kernel, hub, stop)
             .await
-            .map_err(|error| Failure::Failed(error.into()))
+            .map_err(|error| Failure::Failed(error.into()))?;
+        if let Some(printed) = printed
+            && let Err(error) = print::finish(printed).await
+        {
+            warn!("not everything was printed: {error}");
+        }
+        Ok(())
     })
 }
 

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use tokio::sync::broadcast::error::RecvError;
@@ -92,6 +93,18 @@ pub fn from_hub(
             let _ = ended.send(result);
         })?;
     Ok(end)
+}
+
+/// How long the printer may take for what is left when the program ends.
+const LEFT_OVER: Duration = Duration::from_secs(1);
+
+/// Waits for the printer, once the hub is gone.
+pub async fn finish(end: oneshot::Receiver<io::Result<()>>) -> io::Result<()> {
+    match tokio::time::timeout(LEFT_OVER, end).await {
+        Ok(Ok(result)) => result,
+        // The output stands still, or the thread has panicked and said so.
+        Ok(Err(_)) | Err(_) => Ok(()),
+    }
 }
 
 /// Whether the reader of our output has gone, which is no failure (`| head`).

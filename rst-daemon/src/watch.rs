@@ -84,14 +84,18 @@ async fn alone(
         Err(own) => return Err(WatchError::Alone { daemon, own }),
     };
     info!("no daemon runs: probes attached for as long as this command watches");
-    let mut outcome = Ok(());
+    let mut printed = printed;
+    let mut outcome = None;
     let end = async {
         tokio::select! {
             () = shutdown => {}
             // The thread sends before it ends, so an error here is a panic in it.
-            result = printed => outcome = result.unwrap_or(Ok(())),
+            result = &mut printed => outcome = Some(result.unwrap_or(Ok(()))),
         }
     };
     tracer.run(end, |_| {}).await?;
-    Ok(outcome?)
+    match outcome {
+        Some(result) => Ok(result?),
+        None => Ok(print::finish(printed).await?),
+    }
 }

@@ -48,22 +48,21 @@ pub(super) struct Source {
     pub(super) place: OwnedSemaphorePermit,
 }
 
-/// Starts a stream. It ends when the body is dropped, the hub is gone or the
-/// daemon stops.
-pub(super) fn start(source: Source, mut shutdown: watch::Receiver<bool>) -> StreamBody {
+/// Starts a stream. It ends when the body is dropped, the hub is gone, or the
+/// daemon stops and everything published before has been sent.
+pub(super) fn start(source: Source, shutdown: watch::Receiver<bool>) -> StreamBody {
     let (sender, frames) = mpsc::channel(FRAMES);
     tokio::spawn(async move {
         let closed = sender.clone();
         tokio::select! {
-            () = pump(source, sender) => {}
+            () = pump(source, sender, shutdown) => {}
             () = closed.closed() => {}
-            () = stopped(&mut shutdown) => {}
         }
     });
     StreamBody { frames }
 }
 
-async fn pump(source: Source, sender: mpsc::Sender<Bytes>) {
+async fn pump(source: Source, sender: mpsc::Sender<Bytes>, mut shutdown: watch::Receiver<bool>) {
     let Source {
         mut resets,
         filter,
@@ -74,13 +73,16 @@ async fn pump(source: Source, sender: mpsc::Sender<Bytes>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let frame = tokio::select! {
-            // Also while resets pass that the filter drops.
+            // Comments come also while resets pass that the filter drops; what
+            // is left comes before the end.
+            biased;
             _ = ticks.tick() => Some(Bytes::from_static(b": keep-alive\n\n")),
             reset = resets.recv() => match reset {
                 Ok(reset) => filter.matches(&reset).then(|| event(&reset)).flatten(),
                 Err(RecvError::Lagged(count)) => Some(missed(count)),
                 Err(RecvError::Closed) => return,
             },
+            () = stopped(&mut shutdown) => return,
         };
         if let Some(frame) = frame
             && sender.send(frame).await.is_err()

@@ -15,10 +15,10 @@ use crate::tcp::{self, Pair};
 
 /// The reset of an application's close, as the peer's end receives it while
 /// neither side has closed.
-fn met_established(role: &str, fields: Value) -> Value {
+fn met_established(role: &str, impact: &str, fields: Value) -> Value {
     let mut facts = socket(fields);
-    facts["cause"] = json!("unknown");
-    facts["impact"] = json!("uncertain");
+    facts["cause"] = json!("peer_abort");
+    facts["impact"] = json!(impact);
     facts["role"] = json!(role);
     facts["state"] = json!("ESTABLISHED");
     facts
@@ -54,6 +54,7 @@ fn unread_events(
     }));
     let lost = met_established(
         "client",
+        "connection_broken",
         json!({
             "turn": "us", "unread_bytes": 0, "unacked_bytes": 0,
             "bytes_received": 0, "bytes_sent": 5,
@@ -103,7 +104,7 @@ fn server_aborts_after_its_answer() {
                 "turn": "peer", "unread_bytes": 0, "unacked_bytes": 0,
                 "bytes_received": 6, "bytes_sent": 8,
             });
-            let lost = met_established("client", lost);
+            let lost = met_established("client", "uncertain", lost);
             expected.push(received(pair.client_end, pair.server_end, lost));
         }
         expected
@@ -126,7 +127,7 @@ fn server_aborts_with_an_answer_pending() {
             }));
             expected.push(sent(pair.server_end, pair.client_end, aborted));
             let lost = json!({"turn": "us", "unread_bytes": 0, "unacked_bytes": 0});
-            let lost = met_established("client", lost);
+            let lost = met_established("client", "connection_broken", lost);
             expected.push(received(pair.client_end, pair.server_end, lost));
         }
         expected
@@ -157,7 +158,7 @@ fn client_aborts_after_the_answer() {
                 "turn": "us", "unread_bytes": 0, "unacked_bytes": 0,
                 "bytes_received": 8, "bytes_sent": 6,
             });
-            let lost = met_established("server", lost);
+            let lost = met_established("server", "benign", lost);
             expected.push(received(pair.server_end, pair.client_end, lost));
         }
         expected

@@ -73,7 +73,7 @@ fn accept_queue_overflow() {
             full["origin"] = json!("socket");
             expected.push(sent(server, client, full));
             let lost = socket(json!({
-                "cause": "unknown", "impact": "uncertain",
+                "cause": "peer_abort", "impact": "connection_broken",
                 "role": "client", "state": "ESTABLISHED",
                 "unread_bytes": 0, "unacked_bytes": 6,
                 "bytes_received": 0, "bytes_sent": 6,

@@ -64,7 +64,7 @@ fn segment_of_a_dead_connection_meets_no_socket() {
 
 fn lost_established(client: SocketAddr, server: SocketAddr) -> Value {
     let lost = socket(json!({
-        "cause": "unknown", "impact": "uncertain",
+        "cause": "peer_abort", "impact": "connection_broken",
         "role": "client", "state": "ESTABLISHED", "turn": "us",
         "unread_bytes": 0, "unacked_bytes": 7,
         "bytes_received": 0, "bytes_sent": 15,
@@ -86,7 +86,7 @@ fn fin_of_a_dead_connection_is_stray() {
             let stray = json!({"cause": "stray", "impact": "benign", "reason": "NO_SOCKET"});
             expected.push(sent(pair.server_end, pair.client_end, no_socket(stray)));
             let lost = socket(json!({
-                "cause": "unknown", "impact": "uncertain",
+                "cause": "peer_abort", "impact": "uncertain",
                 "role": "client", "state": "FIN_WAIT1", "turn": null,
                 "unread_bytes": 0, "bytes_received": 0, "bytes_sent": 0,
             }));
@@ -132,7 +132,7 @@ fn killed_by_ss() {
             }));
             expected.push(sent(pair.server_end, pair.client_end, destroyed));
             let lost = socket(json!({
-                "cause": "unknown", "impact": "uncertain",
+                "cause": "peer_abort", "impact": "connection_broken",
                 "role": "client", "state": "ESTABLISHED", "turn": "us",
                 "unread_bytes": 0, "unacked_bytes": 0,
                 "bytes_received": 0, "bytes_sent": 8,

@@ -105,10 +105,10 @@ fn merge(into: &mut Value, fields: Value) {
     }
 }
 
-/// This process as an owner found at the reset. A thread's name is what the
-/// kernel has as its command name.
+/// This process as an owner found at the reset, by the name of its first
+/// thread, as `ps` shows it.
 pub(crate) fn this_process() -> Value {
-    let comm = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
+    let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
     owner(std::process::id(), comm.trim_end())
 }
 

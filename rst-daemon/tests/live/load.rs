@@ -181,7 +181,6 @@ fn stopped_watcher_holds_nobody_up() {
 /// What the budget allows reaches a watcher that reads, also when it comes at
 /// once.
 #[test]
-#[ignore = "known defect: the hub keeps 1024 resets, the budget lets 2000 come at once"]
 fn burst_within_the_budget_is_shown() {
     // Two resets each, of the 2000 a second that are the default.
     const BURST: usize = 900;

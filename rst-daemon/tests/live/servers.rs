@@ -106,7 +106,7 @@ fn nginx_drops_an_upload_of_curl() {
         let server = SocketAddr::new(family.server, PORT);
         expected.push(sent(server, client, unread(&nginx)));
         let lost = socket(json!({
-            "cause": "unknown", "impact": "uncertain",
+            "cause": "peer_abort", "impact": "connection_broken",
             "role": "client", "state": "ESTABLISHED", "bytes_received": 0, "unread_bytes": 0,
             // curl's own setting.
             "keepalive": {"enabled": true},
@@ -150,7 +150,7 @@ fn nginx_refuses_a_large_upload() {
             unread["turn"] = json!("peer");
             expected.push(sent(server, client, unread));
             let lost = socket(json!({
-                "cause": "unknown", "impact": "uncertain",
+                "cause": "peer_abort", "impact": "connection_broken",
                 "role": "client", "state": "ESTABLISHED", "unread_bytes": 0,
             }));
             expected.push(received(client, server, lost));

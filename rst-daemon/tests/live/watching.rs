@@ -183,7 +183,6 @@ fn filters() {
 
 /// What has happened before the daemon is told to stop is still shown.
 #[test]
-#[ignore = "known defect: streams are cut when the daemon stops, and nobody is told"]
 fn what_is_left_is_shown_at_the_end() {
     let Some(mut lab) = Lab::start("what_is_left_is_shown_at_the_end", &[], &[]) else {
         return;
