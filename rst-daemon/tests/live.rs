@@ -31,6 +31,8 @@ mod closing;
 mod connecting;
 #[path = "live/dead.rs"]
 mod dead;
+#[path = "live/idle.rs"]
+mod idle;
 #[path = "live/load.rs"]
 mod load;
 #[path = "live/servers.rs"]

@@ -291,10 +291,10 @@ mod tests {
         let mut held = Held::default();
         let mut delivered = Vec::new();
         held.push(event(Direction::Received, 0, 1), &mut |event| {
-            delivered.push(event)
+            delivered.push(event);
         });
         held.push(event(Direction::Sent, 0, 2), &mut |event| {
-            delivered.push(event)
+            delivered.push(event);
         });
         assert_eq!(delivered.len(), 2);
         assert!(held.is_empty());
@@ -305,10 +305,10 @@ mod tests {
         let mut held = Held::default();
         let mut delivered = Vec::new();
         held.push(event(Direction::Received, 5, 1), &mut |event| {
-            delivered.push(event)
+            delivered.push(event);
         });
         held.push(event(Direction::Sent, 5, 2), &mut |event| {
-            delivered.push(event)
+            delivered.push(event);
         });
         held.release(u64::MAX, |_| false, &mut |event| delivered.push(event));
         let directions: Vec<_> = delivered
@@ -323,7 +323,7 @@ mod tests {
         let mut held = Held::default();
         let mut delivered = Vec::new();
         held.push(event(Direction::Received, 5, 1), &mut |event| {
-            delivered.push(event)
+            delivered.push(event);
         });
         let other = Event {
             remote_port: 9,
@@ -340,14 +340,14 @@ mod tests {
             let mut held = Held::default();
             let mut delivered = Vec::new();
             held.push(event(Direction::Received, 5, 1000), &mut |event| {
-                delivered.push(event)
+                delivered.push(event);
             });
             held.release(1000 + HOLD_NS - 1, |_| taken_back, &mut |event| {
-                delivered.push(event)
+                delivered.push(event);
             });
             assert_eq!(delivered.len(), 0);
             held.release(1000 + HOLD_NS, |_| taken_back, &mut |event| {
-                delivered.push(event)
+                delivered.push(event);
             });
             assert_eq!(delivered.len(), expected);
             assert!(held.is_empty());

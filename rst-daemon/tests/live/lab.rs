@@ -107,13 +107,12 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it and waits until it is ready.
-    pub(crate) fn start(folder: &Folder, flags: &[&str]) -> Self {
+    /// Starts it and waits until it is ready. The machine's own configuration
+    /// does not matter.
+    pub(crate) fn start(folder: &Folder, settings: &str, flags: &[&str]) -> Self {
         let socket = folder.0.join("rst.sock");
-        // A file that says nothing: the machine's own configuration must not
-        // matter.
         let config = folder.0.join("rst.toml");
-        std::fs::write(&config, "").unwrap();
+        std::fs::write(&config, settings).unwrap();
         let mut command = Command::new(RST);
         command.args(["daemon", "--listen", "127.0.0.1:0", "--socket"]);
         command.arg(&socket).arg("--config").arg(config).args(flags);
@@ -172,13 +171,23 @@ pub(crate) struct Lab {
 impl Lab {
     /// Starts all of it; `None` where the test is skipped.
     pub(crate) fn start(test: &str, tools: &[&str], daemon_flags: &[&str]) -> Option<Self> {
+        Self::configured(test, tools, "", daemon_flags)
+    }
+
+    /// The same with a daemon that reads these settings.
+    pub(crate) fn configured(
+        test: &str,
+        tools: &[&str],
+        settings: &str,
+        daemon_flags: &[&str],
+    ) -> Option<Self> {
         if !can_run(test, tools) {
             return None;
         }
         let exclusive = exclusive();
         let netns = Netns::new();
         let folder = Folder::new();
-        let daemon = Daemon::start(&folder, daemon_flags);
+        let daemon = Daemon::start(&folder, settings, daemon_flags);
         let watcher = Watcher::start(&daemon.socket, &[]);
         let mut lab = Self {
             watcher,
