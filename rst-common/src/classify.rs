@@ -1,9 +1,27 @@
 //! The one function that decides why a connection was reset.
 //!
-//! Ordered rules, first match wins. Sent resets are decided by what the kernel
-//! held for the segment (nothing, TIME_WAIT, a listener, a connection) and by
-//! its reason; received ones by the state of our socket. A rule that can't
-//! prove its impact says `uncertain`.
+//! Ordered rules, first match wins; what each rests on stands in the table of
+//! [`Cause`]. A rule that can't prove its impact says `uncertain`.
+//!
+//! Sent:
+//! 1. no socket: `refused` (SYN), `stray` (no data);
+//! 2. TIME_WAIT: `late_data`;
+//! 3. a listener: `listen_overflow`;
+//! 4. a connection answers a segment: `protocol_error` (handshake), `late_data`;
+//! 5. a connection still in its state: `keepalive_timeout`, `memory_pressure`,
+//!    `admin_kill`;
+//! 6. a connection that was closed: `process_exit`, `unread_data`,
+//!    `listener_closed`, `app_abort`, `memory_pressure`, `keepalive_timeout`.
+//!
+//! Received, by the state of our socket:
+//! 1. SYN_SENT: `refused`;
+//! 2. the peer had closed: `peer_closed`;
+//! 3. we had closed: `after_close`;
+//! 4. nothing was received: `no_data`;
+//! 5. something is out: `stale_probe`, `stale_reuse`;
+//! 6. an answer is pending: `no_response`, `peer_gave_up`;
+//! 7. nothing moved for long: `idle_timeout`;
+//! 8. otherwise `peer_abort`.
 
 use crate::cause::{Cause, Direction, Impact, Origin, Role, Turn};
 use crate::facts::{Facts, known};

@@ -9,8 +9,7 @@
 //! delete a check of the typed value; those from 6.12 on demand one. So each
 //! argument is tested twice: a 32-bit copy, which is a plain number to every
 //! verifier, and the pointer itself. (An object at an exact multiple of 4 GiB
-//! would read as absent; no such address holds a slab object's start in
-//! practice, as the page there belongs to another use or the object is offset.)
+//! reads as absent: at most one socket for each 4 GiB of memory can lie there.)
 
 use core::{
     arch::asm,
