@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use rst_common::{
-    classify::Verdict,
+    count::CountKey,
     event::{Control, Event, known},
     facts::Facts,
     layout::Field,
@@ -33,11 +33,10 @@ pub(crate) fn emit(
     ctx: &BtfTracePointContext,
     control: *mut Control,
     facts: &Facts,
-    verdict: Verdict,
+    key: &CountKey,
     source: &Source,
     sk: Option<Sock>,
     segment: &Segment,
-    raw_reason: u16,
     doubt: u32,
 ) {
     let Some(stats) = DETAIL.get_ptr_mut(0) else {
@@ -70,17 +69,17 @@ pub(crate) fn emit(
     let event = entry.as_mut_ptr();
     debug!(
         ctx,
-        "reset: cause {} state {} reason {}", verdict.cause as u8, facts.state, raw_reason
+        "reset: cause {} state {} reason {}", key.cause, facts.state, key.reason
     );
     // SAFETY: `event` points to a reserved record of the ring buffer of exactly
     // this size; every field is written below.
     unsafe {
         (*event).facts = *facts;
         (*event).ktime_ns = bpf_ktime_get_ns();
-        (*event).reason = raw_reason;
-        (*event).cause = verdict.cause as u8;
-        (*event).impact = verdict.impact as u8;
-        (*event).role = verdict.role as u8;
+        (*event).reason = key.reason;
+        (*event).cause = key.cause;
+        (*event).impact = key.impact;
+        (*event).role = key.role;
         (*event).doubt = doubt;
         (*event).known = tuple(event, source, sk, segment)
             | connection(event, source, sk)

@@ -123,7 +123,7 @@ pub(crate) fn connection(sk: Option<Sock>, facts: &mut Facts) -> Source {
 /// requests at once.
 #[inline(always)]
 pub(crate) fn service(source: &Source, facts: &mut Facts) -> u16 {
-    let port = source.service_port(role(facts));
+    let port = kernel::forget(u64::from(source.service_port(role(facts)))) as u16;
     if let Some(word) = MULTIPLEXED.get(u32::from(port) / 64) {
         facts.multiplexed = (*word >> (port & 63)) as u8 & 1;
     }
@@ -150,7 +150,7 @@ fn socket(tcp: TcpSock, facts: &mut Facts) {
     fact!(
         facts.has_socket = tcp
             .get::<u64>(Field::SkSocket)
-            .map(|socket| u8::from(socket != 0)),
+            .map(|socket| kernel::flag(socket != 0)),
         HAS_SOCKET
     );
     facts.mptcp = tcp.get::<u8>(Field::TpIsMptcp).unwrap_or_default() & 1;
@@ -189,13 +189,15 @@ fn data(tcp: TcpSock, facts: &mut Facts) {
 
     let rcv_nxt = tcp.get::<u32>(Field::TpRcvNxt);
     if let (Some(rcv_nxt), Some(snd_wl1)) = (rcv_nxt, tcp.get::<u32>(Field::TpSndWl1)) {
-        facts.sent_after_received = u8::from(rcv_nxt == snd_wl1);
+        facts.sent_after_received = kernel::flag(rcv_nxt == snd_wl1);
         facts.known |= known::TURN_TIE;
     }
     if let (Some(rcv_nxt), Some(copied_seq)) = (rcv_nxt, tcp.get::<u32>(Field::TpCopiedSeq)) {
         let unread = rcv_nxt.wrapping_sub(copied_seq);
         // The peer's FIN takes a sequence number, until the application reads it.
-        let fin = u32::from(unread != 0 && facts.sock_flags & sock_flag::DONE != 0);
+        let fin = u32::from(kernel::flag(
+            unread != 0 && facts.sock_flags & sock_flag::DONE != 0,
+        ));
         facts.unread = unread.wrapping_sub(fin);
         facts.known |= known::UNREAD;
     }
@@ -256,7 +258,7 @@ pub(crate) fn task(facts: &mut Facts) {
     let Some(flags) = kernel::probe::<u32>(task, Field::TaskFlags) else {
         return;
     };
-    facts.exiting = u8::from(flags & PF_EXITING != 0);
+    facts.exiting = kernel::flag(flags & PF_EXITING != 0);
     facts.known |= known::EXITING;
     if facts.exiting == 0 {
         return;

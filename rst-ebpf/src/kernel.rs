@@ -53,6 +53,37 @@ pub(crate) fn zero() -> u64 {
     zero
 }
 
+/// The same value, of which the verifier knows nothing any more.
+///
+/// It follows every path with every constant it has seen on the way, so a
+/// handful of yes-or-no facts and a verdict of constants multiply what it has
+/// to check a hundredfold. Combined with an unknown number and back, they are
+/// one state again.
+#[inline(always)]
+pub(crate) fn forget(value: u64) -> u64 {
+    let mut value = value;
+    // SAFETY: computes with two registers; the 32-bit copy of the frame pointer
+    // is an unknown scalar to the verifier.
+    unsafe {
+        asm!(
+            "r2 = r10",
+            "w2 = w2",
+            "r1 ^= r2",
+            "r1 ^= r2",
+            inout("r1") value,
+            out("r2") _,
+            options(pure, nomem, nostack),
+        );
+    }
+    value
+}
+
+/// [`forget`] of a fact that is yes or no.
+#[inline(always)]
+pub(crate) fn flag(value: bool) -> u8 {
+    forget(u64::from(value)) as u8 & 1
+}
+
 /// The classifier's reason for a number of the running kernel.
 #[inline(always)]
 pub(crate) fn reason(raw: u16) -> u8 {

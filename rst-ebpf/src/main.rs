@@ -86,14 +86,13 @@ fn send_reset(ctx: &BtfTracePointContext, raw_reason: u16) {
     let port = gather::service(&source, &mut facts);
     let verdict = classify(&facts, kernel::idle_threshold(control));
 
-    count::count(&key(&facts, verdict, raw_reason, port));
+    let key = key(&facts, verdict, raw_reason, port);
+    count::count(&key);
     let doubt = match (skb.is_some(), source.id(sk)) {
         (true, Some(id)) => count::retract_receive(&id),
         _ => 0,
     };
-    emit::emit(
-        ctx, control, &facts, verdict, &source, sk, &segment, raw_reason, doubt,
-    );
+    emit::emit(ctx, control, &facts, &key, &source, sk, &segment, doubt);
 }
 
 #[inline(always)]
@@ -122,11 +121,10 @@ fn receive_reset(ctx: &BtfTracePointContext, sk: Sock) {
         ctx,
         control,
         &facts,
-        verdict,
+        &key,
         &source,
         Some(sk),
         &Segment::NONE,
-        RAW_NONE,
         doubt,
     );
 }
@@ -147,11 +145,23 @@ pub fn clock(_ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn key(facts: &Facts, verdict: Verdict, reason: u16, port: u16) -> CountKey {
+    // The verifier would follow each verdict through all that comes after.
+    let [cause, impact, role, ..] = kernel::forget(u64::from_le_bytes([
+        verdict.cause as u8,
+        verdict.impact as u8,
+        verdict.role as u8,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ]))
+    .to_le_bytes();
     CountKey {
         direction: facts.direction,
-        cause: verdict.cause as u8,
-        impact: verdict.impact as u8,
-        role: verdict.role as u8,
+        cause,
+        impact,
+        role,
         reason,
         port,
     }
