@@ -147,6 +147,7 @@ mod tests {
             "rst watch --peer nobody",
             "rst watch extra",
             "rst explain nonsense",
+            &format!("rst daemon --socket /{}", "x".repeat(107)),
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -82,7 +82,7 @@ pub struct Overrides {
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
     /// UNIX socket for `rst watch` [default: /run/rst/rst.sock]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = socket_flag)]
     pub socket: Option<PathBuf>,
     /// Resets described one by one, at most, per second; 0 = counts only [default: 2000]
     #[arg(long, value_name = "N")]
@@ -246,9 +246,14 @@ fn socket(value: &DeValue<'_>) -> Result<PathBuf, String> {
             "is {text:?}; write an absolute path, such as {DEFAULT_SOCKET:?}"
         ));
     }
+    socket_flag(text).map_err(|problem| format!("is {problem}"))
+}
+
+/// A socket's path as a flag gives it: it may be relative.
+fn socket_flag(text: &str) -> Result<PathBuf, String> {
     if text.len() > MAX_SOCKET_PATH {
         return Err(format!(
-            "is a path of {} bytes; a UNIX socket's has at most {MAX_SOCKET_PATH}, choose a shorter one",
+            "a path of {} bytes; a UNIX socket's has at most {MAX_SOCKET_PATH}, choose a shorter one",
             text.len()
         ));
     }

@@ -21,15 +21,15 @@ use crate::clock::Hz;
 /// The eBPF object, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/rst-ebpf-object"));
 
-/// A hook: a tracepoint and what is lost without it.
+/// A hook: a tracepoint and what it shows.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
     /// Kernel tracepoint; the `probe` label.
     pub name: &'static str,
     /// Whether the daemon can be ready without it.
     pub required: bool,
-    /// What rst can't see without it.
-    pub lost: &'static str,
+    /// What rst sees through it.
+    pub shows: &'static str,
 }
 
 /// Every hook.
@@ -40,12 +40,12 @@ pub const PROBES: &[Probe] = &[
     Probe {
         name: "tcp_send_reset",
         required: true,
-        lost: "resets this host sends",
+        shows: "resets this host sends",
     },
     Probe {
         name: "tcp_receive_reset",
         required: true,
-        lost: "resets this host receives",
+        shows: "resets this host receives",
     },
 ];
 
@@ -96,10 +96,10 @@ pub enum LoadError {
         memlock_limited: bool,
     },
     /// A program is refused.
-    #[error("cannot attach {probe}: {}", refusal(source))]
+    #[error("cannot attach {}, which shows {}: {}", probe.name, probe.shows, refusal(source))]
     Attach {
         /// The tracepoint.
-        probe: &'static str,
+        probe: &'static Probe,
         /// What the kernel said.
         source: ProgramError,
     },
@@ -239,7 +239,7 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
     };
     let programs = [send_reset, "tcp_receive_reset"];
     for (probe, program) in PROBES.iter().zip(programs) {
-        attach_tracepoint(&mut ebpf, probe.name, program, &kernel_btf)?;
+        attach_tracepoint(&mut ebpf, probe, program, &kernel_btf)?;
     }
 
     let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?).map_err(map_error("EVENTS"))?;
@@ -298,20 +298,17 @@ fn set_ports(map: &mut Map, ports: &[u16]) -> Result<(), MapError> {
 
 fn attach_tracepoint(
     ebpf: &mut Ebpf,
-    tracepoint: &'static str,
+    probe: &'static Probe,
     program: &'static str,
     btf: &Btf,
 ) -> Result<(), LoadError> {
-    let failed = |source| LoadError::Attach {
-        probe: tracepoint,
-        source,
-    };
+    let failed = |source| LoadError::Attach { probe, source };
     let program: &mut BtfTracePoint = ebpf
         .program_mut(program)
         .ok_or(LoadError::Object(program))?
         .try_into()
         .map_err(failed)?;
-    program.load(tracepoint, btf).map_err(failed)?;
+    program.load(probe.name, btf).map_err(failed)?;
     // The link stays with the program, which stays with `Ebpf`.
     program.attach().map_err(failed)?;
     Ok(())
