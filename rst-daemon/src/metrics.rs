@@ -8,6 +8,8 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder as _, TextEncoder};
 
+use rst_common::cause::Direction;
+
 use crate::kernel::counters::{Counts, Label};
 use crate::kernel::load::PROBES;
 use crate::kernel::ring::ReaderStats;
@@ -120,6 +122,8 @@ fn kernel_reasons(counts: &Counts, name: impl Fn(u16) -> Option<String>) -> Metr
     for (series, resets) in &counts.resets {
         let reason = match series.reason {
             Label::None => continue,
+            // The kernel gives none for what it receives.
+            Label::Other if series.direction == Direction::Received => continue,
             // Numbers without a name are no labels: they would come and go with
             // the kernel's version.
             Label::Value(raw) => name(raw).unwrap_or_else(|| UNKNOWN.to_owned()),
