@@ -7,7 +7,6 @@ use prometheus::core::Collector as _;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder as _, TextEncoder};
-
 use rst_common::cause::Direction;
 
 use crate::kernel::counters::{Counts, Label};
