@@ -234,7 +234,7 @@ fn without_a_daemon() {
 #[test]
 fn without_permission() {
     if rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED without_permission: root may open every socket");
+        eprintln!("SKIPPED: without_permission: root may open every socket");
         return;
     }
     testing::run(async {
