@@ -159,7 +159,8 @@ pub async fn run(
             config.max_series,
         ),
     });
-    let address = listener.local_addr().map_err(DaemonError::Ring)?;
+    // The real port, where any was asked for.
+    let address = listener.local_addr().unwrap_or(config.listen);
     let (stop, stopped) = watch::channel(false);
     let tcp = tokio::spawn(serve::serve_tcp(
         listener,

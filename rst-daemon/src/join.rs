@@ -58,7 +58,6 @@ impl Joiner {
         let facts = &event.facts;
         let hz = self.hz;
         let knows = |bit: u32| event.known & bit != 0;
-        let bit = |bit: u32, value: bool| knows(bit).then_some(value);
         let ms = |bits: u32, jiffies: u32| facts.get(bits, |_| hz.milliseconds(jiffies));
         let (local, remote) = endpoints(event).unzip();
         let cause = Cause::from_byte(event.cause).unwrap_or(Cause::Unknown);
@@ -79,7 +78,7 @@ impl Joiner {
             family: local.map(|end| if end.ip.is_ipv4() { "ipv4" } else { "ipv6" }.to_owned()),
             role: label(Role::from_byte(event.role).map(Role::label)),
             state: state_before(facts).map(str::to_owned),
-            owner: bit(event::known::OWNER, true).map(|_| Owner {
+            owner: knows(event::known::OWNER).then(|| Owner {
                 pid: self.pids_match.then_some(event.pid),
                 comm: comm(&event.comm),
                 source: "current".to_owned(),
