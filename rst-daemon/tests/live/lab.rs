@@ -67,12 +67,12 @@ pub(crate) fn can_run(test: &str, tools: &[&str]) -> bool {
 }
 
 /// Lets one live test run at a time on this machine, whatever starts it: each
-/// has the processor to itself, and none sees the resets of another.
+/// has the processor to itself, and none sees the resets of another. The folder
+/// for temporary files is what is locked, so that nothing is left behind.
 pub(crate) fn exclusive() -> File {
-    let path = std::env::temp_dir().join("rst-live-test.lock");
-    let file = File::create(path).expect("the lock file can be made");
-    flock(&file, FlockOperation::LockExclusive).expect("it can be locked");
-    file
+    let folder = File::open(std::env::temp_dir()).expect("it can be opened");
+    flock(&folder, FlockOperation::LockExclusive).expect("it can be locked");
+    folder
 }
 
 /// A folder that is removed with its content.
