@@ -157,8 +157,6 @@ const _: () = assert!(core::mem::offset_of!(Control, used) == 64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct DetailStats {
-    /// Put into the ring buffer.
-    pub submitted: u64,
     /// Left out because the budget was used up.
     pub sampled_out: u64,
     /// Left out because the ring buffer was full.

@@ -28,7 +28,8 @@ pub struct Facts {
     pub shutdown: u8,
     /// The low byte of `sk_flags`, [`crate::tcp::sock_flag`].
     pub sock_flags: u8,
-    /// 1 when the current task is exiting (`PF_EXITING`).
+    /// 1 when the task that closes the socket is exiting (`PF_EXITING`); 0 where
+    /// it is not, or nothing is known of it.
     pub exiting: u8,
     /// 1 when `snd_wl1 == rcv_nxt`: the last segment of the peer carried no
     /// data, so on a tie of the clocks we spoke last.
@@ -99,8 +100,6 @@ pub mod known {
     pub const SOCK_FLAGS: u32 = 1 << 4;
     /// `linger_time`.
     pub const LINGER_TIME: u32 = 1 << 5;
-    /// `exiting`.
-    pub const EXITING: u32 = 1 << 6;
     /// `exit_code`.
     pub const EXIT_CODE: u32 = 1 << 7;
     /// `idle_tx`.

@@ -43,6 +43,7 @@ pub struct Tracer {
     reader: Reader,
     joiner: Arc<Joiner>,
     hub: Hub,
+    attached: Vec<&'static str>,
 }
 
 impl Tracer {
@@ -93,6 +94,7 @@ impl Tracer {
                 reader,
                 joiner,
                 hub,
+                attached: kernel.attached,
             },
             kernel.counters,
         ))
@@ -157,6 +159,7 @@ pub async fn run(
             Arc::clone(&stats),
             Arc::clone(&tracer.joiner),
             config.max_series,
+            tracer.attached.clone(),
         ),
     });
     // The real port, where any was asked for.
@@ -192,6 +195,7 @@ fn scrape(
     stats: Arc<Mutex<ReaderStats>>,
     joiner: Arc<Joiner>,
     max_series: u32,
+    attached: Vec<&'static str>,
 ) -> Scrape {
     let counters = Mutex::new(counters);
     Arc::new(move || {
@@ -204,7 +208,7 @@ fn scrape(
             counts,
             reader: *stats.lock().unwrap_or_else(PoisonError::into_inner),
             max_series,
-            attached: true,
+            attached: attached.clone(),
         };
         metrics::render(&snapshot, |raw| joiner.known_reason(raw))
             .map_err(|error| error.to_string())

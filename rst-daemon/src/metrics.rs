@@ -27,8 +27,8 @@ pub struct Snapshot {
     pub reader: ReaderStats,
     /// Room for series in the kernel's count map.
     pub max_series: u32,
-    /// Whether the probes are attached.
-    pub attached: bool,
+    /// Names of the probes that are attached.
+    pub attached: Vec<&'static str>,
 }
 
 /// Renders the Prometheus text format. `reason` names a kernel reason number.
@@ -166,7 +166,7 @@ fn probes(snapshot: &Snapshot) -> MetricFamily {
             let required = if probe.required { "true" } else { "false" };
             (
                 vec![("probe", probe.name), ("required", required)],
-                usize::from(snapshot.attached),
+                usize::from(snapshot.attached.contains(&probe.name)),
             )
         }),
     )
@@ -265,7 +265,6 @@ mod tests {
                 ]
                 .into(),
                 detail: DetailStats {
-                    submitted: 7,
                     sampled_out: 3,
                     lost: 1,
                 },
@@ -277,7 +276,7 @@ mod tests {
                 malformed: 1,
             },
             max_series: 4096,
-            attached: true,
+            attached: vec!["tcp_send_reset"],
         }
     }
 
@@ -304,6 +303,7 @@ mod tests {
             r#"rst_map_entries{map="resets"} 3"#,
             r#"rst_map_capacity{map="resets"} 4096"#,
             r#"rst_probe_up{probe="tcp_send_reset",required="true"} 1"#,
+            r#"rst_probe_up{probe="tcp_receive_reset",required="true"} 0"#,
         ] {
             assert!(
                 text.lines().any(|found| found == line),

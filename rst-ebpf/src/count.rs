@@ -74,8 +74,8 @@ pub(crate) fn doubt_receive(id: &ConnectionId, key: CountKey) -> u32 {
         return 0;
     };
     // SAFETY: a valid map value. Another CPU may write the same slot at the
-    // same moment; the reader of the mark compares both id fields, so a mixed
-    // mark matches nothing.
+    // same moment; who reads the mark compares both id fields, and looks at the
+    // connection again after the key.
     unsafe {
         ptr::write_volatile(&raw mut (*doubt).ports, 0);
         ptr::write_volatile(&raw mut (*doubt).connection, id.connection);

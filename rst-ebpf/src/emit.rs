@@ -63,8 +63,6 @@ pub(crate) fn emit(
     };
     // SAFETY: `control` is a valid map value; atomic, as every CPU adds to it.
     unsafe { add(&raw mut (*control).used, 1) };
-    // SAFETY: `stats` is a valid map value, see above.
-    unsafe { add(&raw mut (*stats).submitted, 1) };
 
     let event = entry.as_mut_ptr();
     debug!(

@@ -259,7 +259,6 @@ pub(crate) fn task(facts: &mut Facts) {
         return;
     };
     facts.exiting = kernel::flag(flags & PF_EXITING != 0);
-    facts.known |= known::EXITING;
     if facts.exiting == 0 {
         return;
     }

@@ -88,9 +88,10 @@ fn send_reset(ctx: &BtfTracePointContext, raw_reason: u16) {
 
     let key = key(&facts, verdict, raw_reason, port);
     count::count(&key);
-    let doubt = match (skb.is_some(), source.id(sk)) {
-        (true, Some(id)) => count::retract_receive(&id),
-        _ => 0,
+    let doubt = if skb.is_some() {
+        source.id(sk).map_or(0, |id| count::retract_receive(&id))
+    } else {
+        0
     };
     emit::emit(ctx, control, &facts, &key, &source, sk, &segment, doubt);
 }
@@ -113,9 +114,12 @@ fn receive_reset(ctx: &BtfTracePointContext, sk: Sock) {
         facts.state,
         state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSE_WAIT | state::CLOSING | state::LAST_ACK
     ) && facts.shutdown & shutdown::RCV != 0;
-    let doubt = match source.id(Some(sk)) {
-        Some(id) if doubtful => count::doubt_receive(&id, key),
-        _ => 0,
+    let doubt = if doubtful {
+        source
+            .id(Some(sk))
+            .map_or(0, |id| count::doubt_receive(&id, key))
+    } else {
+        0
     };
     emit::emit(
         ctx,

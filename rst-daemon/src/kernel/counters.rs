@@ -12,7 +12,7 @@ type RawKey = [u8; 8];
 /// [`rst_common::count::CountValue`] as it lies in memory.
 type RawValue = [u64; 2];
 /// [`DetailStats`] as it lies in memory.
-type RawDetail = [u64; 3];
+type RawDetail = [u64; 2];
 
 /// What a count belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,8 +115,7 @@ impl Counters {
             }
             counts.resets.insert(series, *published);
         }
-        for [submitted, sampled_out, lost] in self.detail.get(&0, 0)?.iter() {
-            counts.detail.submitted += submitted;
+        for [sampled_out, lost] in self.detail.get(&0, 0)?.iter() {
             counts.detail.sampled_out += sampled_out;
             counts.detail.lost += lost;
         }

@@ -193,6 +193,8 @@ pub struct Kernel {
     pub layout: KernelLayout,
     /// Its timer ticks a second.
     pub hz: Hz,
+    /// Names of the probes that are attached.
+    pub attached: Vec<&'static str>,
 }
 
 /// Checks the host, loads the programs and attaches every probe.
@@ -238,8 +240,10 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
         "tcp_send_reset_no_reason"
     };
     let programs = [send_reset, "tcp_receive_reset"];
+    let mut attached = Vec::new();
     for (probe, program) in PROBES.iter().zip(programs) {
         attach_tracepoint(&mut ebpf, probe, program, &kernel_btf)?;
+        attached.push(probe.name);
     }
 
     let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?).map_err(map_error("EVENTS"))?;
@@ -257,6 +261,7 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
         counters,
         layout,
         hz,
+        attached,
     })
 }
 
