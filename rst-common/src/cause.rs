@@ -118,6 +118,37 @@ macro_rules! causes {
     };
 }
 
+impl Cause {
+    /// Whether a silence before the reset belongs to it that may be a timer:
+    /// the causes of `rst_idle_seconds`.
+    #[must_use]
+    pub const fn has_gap(self) -> bool {
+        has_gap(self as u8)
+    }
+}
+
+/// [`Cause::has_gap`] of a cause as a byte, as the programs hold it.
+#[must_use]
+#[inline(always)]
+pub const fn has_gap(cause: u8) -> bool {
+    cause == Cause::StaleReuse as u8
+        || cause == Cause::StaleProbe as u8
+        || cause == Cause::IdleTimeout as u8
+        || cause == Cause::NoResponse as u8
+}
+
+/// Whether a connection ends with a cause (as a byte), so that what still comes
+/// of it is no news. The others are of handshakes, or of no connection.
+#[must_use]
+#[inline(always)]
+pub const fn ends_connection(cause: u8) -> bool {
+    cause != Cause::Refused as u8
+        && cause != Cause::Stray as u8
+        && cause != Cause::AfterReset as u8
+        && cause != Cause::ProtocolError as u8
+        && cause != Cause::ListenOverflow as u8
+}
+
 /// What there is to say about a cause, for its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Text {
@@ -148,8 +179,8 @@ causes! {
     /// A connection attempt met a closed port.
     Refused = "refused" {
         meaning: "a connection attempt met a port that nobody listens on",
-        impact: "connect_failed where our attempt failed; uncertain where a stranger's did, as a scan looks the same",
-        evidence: "received: our socket was in SYN_SENT; sent: a SYN arrived and there was no socket",
+        impact: "connect_failed where our attempt failed, and where somebody listens or has listened; benign on a port that never had a listener (a scan); uncertain where that is not known",
+        evidence: "received: our socket was in SYN_SENT; sent: a SYN arrived and there was no socket, with what is known of listeners on that port and address",
         confirm: "ss -ltn 'sport = :PORT' on the server shows whether anybody listens; nc -vz HOST PORT tries it",
         fix: "start the service or correct the port; during a restart, take the server out of the balancer first",
         links: &["RFC 9293 section 3.10.7.1"],
@@ -163,6 +194,24 @@ causes! {
         fix: "accept faster or raise the backlog (listen(2), net.core.somaxconn); set net.ipv4.tcp_abort_on_overflow=0 so that clients retry",
         links: &["https://docs.kernel.org/networking/ip-sysctl.html"],
     }
+    /// Data for a connection that this host does not know.
+    HalfOpen = "half_open" {
+        meaning: "the peer sent data on a connection that this host does not know (any more)",
+        impact: "connection_broken on a port that has or had a listener; benign for a TLS close_notify; uncertain for a single byte, a small TLS record, or any other port",
+        evidence: "the data met no socket, or a listener that is younger than the connection, and the connection was not closed here in the last 60 s",
+        confirm: "journalctl -u SERVICE and uptime: was there a restart or a failover? conntrack -L on the routers in between",
+        fix: "after a restart nothing, clients must reconnect; else look for what lost the connection: a failover, an expired conntrack or NAT entry, an address that moved",
+        links: &["RFC 9293 section 3.5.1"],
+    }
+    /// More of a connection that has been counted already.
+    AfterReset = "after_reset" {
+        meaning: "more segments of a connection that was closed or reset here a moment ago",
+        impact: "benign: the broken connection, if it was one, is counted where it broke",
+        evidence: "the connection was closed or reset here in the last 60 s, and this segment of it was still under way",
+        confirm: "tcpdump -ni any 'host PEER and port PORT': one reset for each segment that was in flight",
+        fix: "nothing here; look at the first reset of the same connection",
+        links: &["RFC 9293 section 3.5.2"],
+    }
     /// A control segment that belongs to nothing here.
     Stray = "stray" {
         meaning: "a SYN-ACK, bare ACK or FIN arrived for no connection of this host",
@@ -175,7 +224,7 @@ causes! {
     /// The peer sent data to a connection we had closed.
     LateData = "late_data" {
         meaning: "the peer sent data on a connection that this host had already closed",
-        impact: "connection_broken; benign for a TLS close_notify; uncertain for another TLS record of up to 64 bytes",
+        impact: "connection_broken; benign for a TLS close_notify; uncertain for another TLS record or unreadable data of up to 96 bytes, and at a client unless it had waited for an answer for the idle threshold",
         evidence: "the data met a socket in FIN_WAIT or TIME_WAIT (kernel: TCP_ABORT_ON_DATA, TCP_TIMEWAIT_SOCKET)",
         confirm: "tcpdump -ni any 'host PEER and port PORT': our FIN, then the peer's data, then our reset",
         fix: "let the side that reuses connections close them first: its keep-alive time must be shorter than the other's (nginx upstream keepalive_timeout below gunicorn's --keep-alive)",
@@ -184,7 +233,7 @@ causes! {
     /// Closed with bytes unread.
     UnreadData = "unread_data" {
         meaning: "the application closed the connection without reading everything it had received",
-        impact: "connection_broken at a server, uncertain at a client",
+        impact: "connection_broken at a server; benign where the peer had closed and only a TLS close_notify was unread; uncertain at a client, and for as many bytes as another farewell takes",
         evidence: "the kernel's TCP_ABORT_ON_CLOSE, the closing process was alive, and bytes were unread",
         confirm: "strace -p PID -e trace=network,close: close() without a read() that returned 0; nstat -az TcpExtTCPAbortOnClose",
         fix: "read the request to its end before closing, or shut down the sending side and drain (nginx: lingering_close); answer early errors with the body read or refused by 100-continue",
@@ -201,10 +250,10 @@ causes! {
     }
     /// The application asked for a reset.
     AppAbort = "app_abort" {
-        meaning: "the application chose to abort: SO_LINGER with zero time",
-        impact: "benign when nothing was outstanding and no answer was pending, else connection_broken",
-        evidence: "SO_LINGER was on with a time of 0 when the socket was closed (kernel: TCP_STATE)",
-        confirm: "strace -p PID -e trace=setsockopt,close shows SO_LINGER {onoff=1, linger=0}",
+        meaning: "the application chose to abort: SO_LINGER with zero time, connect(AF_UNSPEC), or a negative TCP_LINGER2",
+        impact: "benign when nothing was outstanding and no answer was pending; uncertain at a client that left before an answer could have come; else connection_broken",
+        evidence: "SO_LINGER was on with a time of 0 when the socket was closed, or it was disconnected without being closed (kernel: TCP_STATE)",
+        confirm: "strace -p PID -e trace=setsockopt,connect,close shows SO_LINGER {onoff=1, linger=0} or connect with AF_UNSPEC",
         fix: "drop SO_LINGER 0 where peers may still be reading; health checkers and some proxies use it on purpose",
         links: &["socket(7)"],
     }
@@ -235,6 +284,15 @@ causes! {
         fix: "find out whether the peer, the path or a firewall in between went away",
         links: &["RFC 1122 section 4.2.3.6"],
     }
+    /// A subflow of an MPTCP connection.
+    Mptcp = "mptcp" {
+        meaning: "a subflow of an MPTCP connection was reset",
+        impact: "connection_broken with data unacknowledged or an answer pending on the subflow; benign at a server that had answered; else uncertain: the connection may live on in other subflows",
+        evidence: "the socket was a subflow (is_mptcp)",
+        confirm: "ss -Mni; nstat -az 'MPTcpExt*' (MPTcpExtMPFastcloseTx, MPTcpExtMPRstTx)",
+        fix: "look at the other subflows of the connection; where all ended together, look for the cause at the application that closed it",
+        links: &["RFC 8684 sections 3.5 and 3.6"],
+    }
     /// The kernel was short of TCP memory.
     MemoryPressure = "memory_pressure" {
         meaning: "the kernel dropped the connection at its orphan or TCP memory limits",
@@ -247,8 +305,8 @@ causes! {
     /// A segment that breaks the protocol.
     ProtocolError = "protocol_error" {
         meaning: "a segment of the handshake was invalid",
-        impact: "benign in SYN_SENT, where the SYN is sent again; uncertain in SYN_RECV, where the right ACK may still come",
-        evidence: "a segment was refused in SYN_SENT or SYN_RECV",
+        impact: "benign in SYN_SENT, where the SYN is sent again; else uncertain: the right segment may still come",
+        evidence: "a segment was refused in SYN_SENT, SYN_RECV or TIME_WAIT, or by a listener, and it belonged to a handshake",
         confirm: "tcpdump -ni any -S 'host PEER and port PORT': compare sequence and acknowledgement numbers",
         fix: "look for a middlebox that rewrites sequence numbers, or a NAT that reuses ports too soon",
         links: &["RFC 9293 section 3.10.7.3", "RFC 7323 section 5"],
@@ -256,7 +314,7 @@ causes! {
     /// The peer had closed before we sent.
     PeerClosed = "peer_closed" {
         meaning: "the peer had closed the connection and this host still sent on it",
-        impact: "benign when nothing but a TLS close_notify was undelivered, else connection_broken",
+        impact: "benign when nothing but a TLS close_notify was undelivered; uncertain at a server that nobody was waiting for, and at a client that had no answer; else connection_broken",
         evidence: "our socket was in CLOSE_WAIT or LAST_ACK: the peer's FIN had arrived before",
         confirm: "tcpdump -ni any 'host PEER and port PORT': the peer's FIN, then our data, then the reset",
         fix: "close idle connections before the peer does: keep-alive time below the peer's, or retry requests that are safe to repeat",
@@ -265,7 +323,7 @@ causes! {
     /// The reset met a socket we had already closed.
     AfterClose = "after_close" {
         meaning: "the reset arrived after this host had closed the connection itself",
-        impact: "benign when nothing but a TLS close_notify was undelivered, else connection_broken",
+        impact: "benign when nothing but a TLS close_notify was undelivered; uncertain where what a server sent last may have arrived; else connection_broken",
         evidence: "our socket was orphaned or shut down for receiving",
         confirm: "tcpdump -ni any 'host PEER and port PORT': our FIN comes first",
         fix: "nothing, where all was delivered; else let the peer finish reading before closing",
@@ -310,7 +368,7 @@ causes! {
     /// The peer stopped waiting for our answer.
     PeerGaveUp = "peer_gave_up" {
         meaning: "the peer had asked, this host had not answered yet, and the peer gave up",
-        impact: "connection_broken",
+        impact: "connection_broken; uncertain where the peer left before an answer could have come",
         evidence: "a server whose peer spoke last",
         confirm: "compare the gap with the client's time-out; look at what the server was doing",
         fix: "answer faster, or let the client wait longer",
@@ -319,7 +377,7 @@ causes! {
     /// Reset while in use.
     PeerAbort = "peer_abort" {
         meaning: "the peer reset a connection in active use",
-        impact: "connection_broken with data unacknowledged or an answer pending; benign at a server that had answered; else uncertain",
+        impact: "connection_broken with data unacknowledged or an answer pending; benign at a server that had answered; uncertain where what it sent last may have arrived, and else",
         evidence: "data moved within the idle threshold, and no other rule fits",
         confirm: "look at the peer's log at that time: crash, restart, unread data, SO_LINGER 0",
         fix: "the cause is on the peer's side: run rst there and match by time and ports",
@@ -329,7 +387,7 @@ causes! {
     NoData = "no_data" {
         meaning: "the connection was reset before any data moved",
         impact: "benign at a server (health check, scan, cancelled connect); connect_failed at a client: accepted, then thrown away",
-        evidence: "a server that received nothing, or a client within the idle threshold of its handshake",
+        evidence: "a server that received nothing, or a client that is younger than the idle threshold",
         confirm: "tcpdump -ni any 'host PEER and port PORT': handshake, then the reset",
         fix: "at a server nothing; at a client look at the server: full accept queue, access rule, a listener that closed",
         links: &[],

@@ -1,6 +1,7 @@
 //! What a reset is counted under in the kernel.
 
 use crate::cause::{Cause, Impact};
+use crate::history::BUCKET_SLOTS;
 
 /// Key of the count map. Nothing in it is chosen by a stranger: `port` is set
 /// only where this host's own programs chose it.
@@ -16,7 +17,10 @@ pub struct CountKey {
     /// [`crate::cause::Role`] as a byte.
     pub role: u8,
     /// The kernel's own number, or [`crate::reason::RAW_NONE`].
-    pub reason: u16,
+    pub reason: u8,
+    /// Bucket of the silence before it plus one, for causes that have one
+    /// ([`Cause::has_gap`]); else 0.
+    pub gap: u8,
     /// The service's port in host byte order, 0 where there is none to name.
     pub port: u16,
 }
@@ -33,9 +37,11 @@ pub struct CountValue {
     /// fires for data after shutdown, where this host sends the reset. Written
     /// only by the `tcp_send_reset` program, so the two never race on a CPU.
     pub retracted: u64,
+    /// Jiffies of silence before them, where the key has a bucket.
+    pub gap: u64,
 }
 
-const _: () = assert!(size_of::<CountValue>() == 16);
+const _: () = assert!(size_of::<CountValue>() == 24);
 
 /// Directions, as a size.
 const DIRECTIONS: usize = 2;
@@ -54,13 +60,8 @@ pub const OVERFLOW_ENTRIES: usize = DIRECTIONS * CAUSES * IMPACTS;
 #[must_use]
 #[inline(always)]
 pub const fn overflow_index(direction: u8, cause: u8, impact: u8) -> u32 {
-    let direction = direction as usize & (DIRECTIONS - 1);
-    let cause = cause as usize & (CAUSES - 1);
     let impact = impact as usize & (IMPACTS - 1);
-    // Below 256, so the cast loses nothing.
-    #[expect(clippy::cast_possible_truncation, reason = "below OVERFLOW_ENTRIES")]
-    let index = ((direction * CAUSES + cause) * IMPACTS + impact) as u32;
-    index
+    index_of(direction, cause) * narrow(IMPACTS) + narrow(impact)
 }
 
 /// The (direction, cause, impact) bytes of an index made by [`overflow_index`].
@@ -71,4 +72,62 @@ pub const fn overflow_parts(index: usize) -> (usize, usize, usize) {
         index / IMPACTS % CAUSES,
         index % IMPACTS,
     )
+}
+
+/// Ages of the connections of one (direction, cause): resets by bucket, and the
+/// sum of their ages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Ages {
+    /// Resets by bucket of [`crate::history::BUCKETS`]; the one after the last
+    /// bound is the open one.
+    pub resets: [u64; BUCKET_SLOTS],
+    /// Jiffies.
+    pub sum: u64,
+}
+
+/// Entries of the array of [`Ages`]: those of both directions, and after them
+/// what was taken back of the received ones.
+pub const AGES_ENTRIES: usize = (DIRECTIONS + 1) * CAUSES;
+
+/// Where the ages of a direction and cause are. Always below
+/// [`AGES_ENTRIES`].
+#[must_use]
+#[inline(always)]
+pub const fn ages_index(direction: u8, cause: u8) -> u32 {
+    index_of(direction, cause)
+}
+
+/// Where the ages of received resets are that turned out to be none.
+#[must_use]
+#[inline(always)]
+pub const fn ages_retracted_index(cause: u8) -> u32 {
+    narrow(DIRECTIONS * CAUSES) + index_of(0, cause)
+}
+
+/// Where a direction and cause are in an array by both.
+#[inline(always)]
+const fn index_of(direction: u8, cause: u8) -> u32 {
+    let direction = direction as usize & (DIRECTIONS - 1);
+    let cause = cause as usize & (CAUSES - 1);
+    narrow(direction * CAUSES + cause)
+}
+
+/// An index of the small arrays here, as the kernel takes it.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "below 256")]
+const fn narrow(index: usize) -> u32 {
+    index as u32
+}
+
+/// What a connection that died of silence is counted under.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct TimeoutKey {
+    /// The service's port in host byte order, 0 where there is none to name.
+    pub port: u16,
+    /// [`crate::cause::Role`] as a byte.
+    pub role: u8,
+    /// Padding.
+    pub pad: u8,
 }

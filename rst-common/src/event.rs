@@ -2,6 +2,7 @@
 
 use crate::count::CountKey;
 use crate::facts::Facts;
+use crate::history::BUCKET_SLOTS;
 
 /// One reset in detail. Fixed size, integers only, every byte initialised by
 /// the program that writes it.
@@ -28,14 +29,14 @@ pub struct Event {
     pub pid: u32,
     /// Its command name, padded with zeros.
     pub comm: [u8; 16],
-    /// Smoothed round trip time, microseconds.
-    pub srtt_us: u32,
     /// Segments retransmitted over the connection's life.
     pub retransmits: u32,
     /// Keep-alive idle time in force, jiffies.
     pub keepalive_time: u32,
     /// Keep-alive interval in force, jiffies.
     pub keepalive_intvl: u32,
+    /// Padding.
+    pub pad2: u32,
     /// This host's address: 4 bytes in network order for IPv4, else 16.
     pub local_addr: [u8; 16],
     /// The peer's address, likewise.
@@ -46,8 +47,10 @@ pub struct Event {
     pub remote_port: u16,
     /// [`crate::tcp::AF_INET`] or [`crate::tcp::AF_INET6`].
     pub family: u16,
+    /// Padding.
+    pub pad: u8,
     /// The kernel's reason number, or [`crate::reason::RAW_NONE`].
-    pub reason: u16,
+    pub reason: u8,
     /// Keep-alive probe count in force.
     pub keepalive_probes: u8,
     /// [`crate::cause::Cause`] as a byte.
@@ -62,7 +65,7 @@ pub struct Event {
     pub doubt: u32,
 }
 
-const _: () = assert!(size_of::<Event>() == 224);
+const _: () = assert!(size_of::<Event>() == 240);
 
 /// Size of an [`Event`] on the wire, bytes.
 pub const EVENT_SIZE: usize = size_of::<Event>();
@@ -83,8 +86,6 @@ pub mod known {
     pub const UID: u32 = 1 << 5;
     /// `pid` and `comm`.
     pub const OWNER: u32 = 1 << 6;
-    /// `srtt_us`.
-    pub const SRTT: u32 = 1 << 7;
     /// `retransmits`.
     pub const RETRANSMITS: u32 = 1 << 8;
     /// `keepalive_time`, `keepalive_intvl`, `keepalive_probes`.
@@ -110,6 +111,8 @@ pub struct Doubt {
     pub retracted: u32,
     /// What the receive event was counted under.
     pub key: CountKey,
+    /// Age it was counted with, jiffies; `u64::MAX` where it is not known.
+    pub age: u64,
 }
 
 impl Doubt {
@@ -137,6 +140,8 @@ pub struct Control {
     pub allowed: u64,
     /// Jiffies after which a connection counts as idle.
     pub idle: u64,
+    /// Microseconds of a jiffy.
+    pub jiffy_us: u64,
     /// `CLOCK_MONOTONIC` and `jiffies64` at one moment, from the `clock`
     /// program: they give the kernel's HZ.
     pub clock_ktime_ns: u64,
@@ -144,13 +149,23 @@ pub struct Control {
     pub clock_jiffies: u64,
     /// Keeps `used` on a cache line of its own: every CPU reads the fields
     /// above for every reset, and writes `used` only when it sends detail.
-    pub pad: [u64; 3],
+    pub pad: [u64; 2],
     /// Detailed events sent, counted from the start. May overshoot `allowed`
     /// by one for each CPU.
     pub used: u64,
+    /// Likewise for what follows.
+    pub pad2: [u64; 7],
+    /// [`crate::history::bucket_bounds`].
+    pub buckets: [u32; BUCKET_SLOTS],
+    /// [`crate::history::CLOSED_SECONDS`] in jiffies.
+    pub closed: u64,
+    /// 1 where listeners may be unknown: the table was full, or those from
+    /// before the start could not be found.
+    pub listeners_forgotten: u64,
 }
 
 const _: () = assert!(core::mem::offset_of!(Control, used) == 64);
+const _: () = assert!(core::mem::offset_of!(Control, buckets) == 128);
 
 /// What became of the detailed events, one for each CPU. The counts of resets
 /// never depend on these.

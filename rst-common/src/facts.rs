@@ -47,8 +47,27 @@ pub struct Facts {
     /// 1 when a `struct socket` belongs to it: an application has, or had, it
     /// as a descriptor.
     pub has_socket: u8,
+    /// State of the socket before this host left it for the reset,
+    /// [`crate::tcp::state`]; from the table of sockets.
+    pub state_before: u8,
+    /// [`crate::cause::Role`] as a byte, from the table of sockets.
+    pub tracked_role: u8,
+    /// [`crate::history::Closed`] as a byte: whether the connection of the
+    /// segment was closed or reset here a moment ago.
+    pub closed: u8,
+    /// [`crate::history::Listened`] as a byte: whether anybody listens, or has
+    /// listened, where the segment went.
+    pub listened: u8,
+    /// [`crate::cause::Turn`] as a byte: who had spoken last when the peer's FIN
+    /// came, or when a connection that is remembered ended.
+    pub tracked_turn: u8,
+    /// 1 when the listener's accept queue is full and `tcp_abort_on_overflow`
+    /// is on in its namespace.
+    pub accept_overflow: u8,
+    /// 1 when `TCP_LINGER2` is below zero: the application wants no FIN_WAIT2.
+    pub no_fin_wait2: u8,
     /// Padding.
-    pub pad: [u8; 2],
+    pub pad: [u8; 3],
     /// Payload length of the segment that is answered, bytes.
     pub payload_len: u32,
     /// `task.signal.group_exit_code` of the exiting task: low 7 bits the
@@ -68,6 +87,10 @@ pub struct Facts {
     pub unsent: u32,
     /// Bytes sent and not acknowledged.
     pub unacked: u32,
+    /// Jiffies since the connection began; from the table of sockets.
+    pub age: u32,
+    /// Smoothed round trip time, microseconds; 0 before the first is measured.
+    pub srtt_us: u32,
     /// Padding.
     pub pad2: u32,
     /// Payload bytes sent, retransmissions included.
@@ -84,7 +107,7 @@ pub struct Facts {
 /// Payload bytes kept of a segment: enough for a TLS record header.
 pub const PAYLOAD_PREFIX: usize = 5;
 
-const _: () = assert!(size_of::<Facts>() == 96);
+const _: () = assert!(size_of::<Facts>() == 112);
 
 /// Bits of [`Facts::known`], one per fact (or group read together).
 pub mod known {
@@ -100,6 +123,8 @@ pub mod known {
     pub const SOCK_FLAGS: u32 = 1 << 4;
     /// `linger_time`.
     pub const LINGER_TIME: u32 = 1 << 5;
+    /// `no_fin_wait2`.
+    pub const LINGER2: u32 = 1 << 6;
     /// `exit_code`.
     pub const EXIT_CODE: u32 = 1 << 7;
     /// `idle_tx`.
@@ -128,6 +153,12 @@ pub mod known {
     pub const BYTES_RECEIVED: u32 = 1 << 19;
     /// `has_socket`.
     pub const HAS_SOCKET: u32 = 1 << 20;
+    /// `state_before`.
+    pub const STATE_BEFORE: u32 = 1 << 21;
+    /// `age`.
+    pub const AGE: u32 = 1 << 22;
+    /// `accept_overflow`.
+    pub const ACCEPT_OVERFLOW: u32 = 1 << 23;
 }
 
 impl Facts {

@@ -73,6 +73,10 @@ fields! {
     SkV6Daddr = sock_common.skc_v6_daddr: Kind::Bytes(16), Optional;
     SkV6RcvSaddr = sock_common.skc_v6_rcv_saddr: Kind::Bytes(16), Optional;
     SkNet = sock_common.skc_net.net: Kind::Pointer, Required;
+    SkProtocol = sock.sk_protocol: Kind::Int(2), Required;
+    SocketSk = socket.sk: Kind::Pointer, Optional;
+    SkErrSoft = sock.sk_err_soft: Kind::Int(4), Optional;
+    SkErr = sock.sk_err: Kind::Int(4), Optional;
     SkCookie = sock_common.skc_cookie.counter: Kind::Int(8), Optional;
 
     // Full sockets.
@@ -80,6 +84,8 @@ fields! {
     SkFlags = sock_common.skc_flags: Kind::Int(8), Optional;
     SkLingerTime = sock.sk_lingertime: Kind::Int(8), Optional;
     SkSocket = sock.sk_socket: Kind::Pointer, Optional;
+    SkAckBacklog = sock.sk_ack_backlog: Kind::Int(4), Optional;
+    SkMaxAckBacklog = sock.sk_max_ack_backlog: Kind::Int(4), Optional;
     SkUid = sock.sk_uid: Kind::Bytes(4), Optional;
     SkCgroup = sock.sk_cgrp_data.cgroup: Kind::Pointer, Optional;
     CgroupKn = cgroup.kn: Kind::Pointer, Optional;
@@ -99,6 +105,7 @@ fields! {
     TpBytesRetrans = tcp_sock.bytes_retrans: Kind::Int(8), Optional;
     TpBytesAcked = tcp_sock.bytes_acked: Kind::Int(8), Optional;
     TpBytesReceived = tcp_sock.bytes_received: Kind::Int(8), Optional;
+    TpLinger2 = tcp_sock.linger2: Kind::Int(4), Optional;
     TpIsMptcp = tcp_sock.is_mptcp: Kind::Int(1), Optional;
     TpSrttUs = tcp_sock.srtt_us: Kind::Int(4), Optional;
     TpTotalRetrans = tcp_sock.total_retrans: Kind::Int(4), Optional;
@@ -110,6 +117,7 @@ fields! {
     // `atomic64_t`, so it is absent here.
     NetInum = net.ns.inum: Kind::Int(4), Required;
     NetCookie = net.net_cookie: Kind::Int(8), Optional;
+    NetAbortOnOverflow = net.ipv4.sysctl_tcp_abort_on_overflow: Kind::LowByte, Optional;
     NetKeepaliveTime = net.ipv4.sysctl_tcp_keepalive_time: Kind::Int(4), Optional;
     NetKeepaliveIntvl = net.ipv4.sysctl_tcp_keepalive_intvl: Kind::Int(4), Optional;
     NetKeepaliveProbes = net.ipv4.sysctl_tcp_keepalive_probes: Kind::LowByte, Optional;
@@ -120,8 +128,7 @@ fields! {
     SkbLen = sk_buff.len: Kind::Int(4), Required;
     SkbDataLen = sk_buff.data_len: Kind::Int(4), Required;
     SkbNetworkHeader = sk_buff.network_header: Kind::Int(2), Required;
-    SkbDst = sk_buff._skb_refdst: Kind::Int(8), Required;
-    DstDev = dst_entry.dev: Kind::Pointer, Required;
+    SkbDev = sk_buff.dev: Kind::Pointer, Required;
     DevNet = net_device.nd_net.net: Kind::Pointer, Required;
 
     // The current task.

@@ -10,6 +10,7 @@ pub mod classify;
 pub mod count;
 pub mod event;
 pub mod facts;
+pub mod history;
 pub mod layout;
 pub mod reason;
 pub mod tcp;

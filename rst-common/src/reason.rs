@@ -11,7 +11,7 @@ pub const MAX_REASONS: usize = 64;
 
 /// Raw reason of an event for which the kernel gave none: received resets, and
 /// every reset before 6.10.
-pub const RAW_NONE: u16 = u16::MAX;
+pub const RAW_NONE: u8 = u8::MAX;
 
 macro_rules! reasons {
     ($( $(#[$doc:meta])* $variant:ident = $kernel:literal, )*) => {
@@ -56,6 +56,8 @@ reasons! {
     State = "TCP_STATE",
     /// `tcp_disconnect` in CLOSING or LAST_ACK with data unsent.
     DisconnectWithData = "TCP_DISCONNECT_WITH_DATA",
+    /// A segment that a listener can't take.
+    Flags = "TCP_FLAGS",
     /// A bad SYN, or an accept queue overflow with `tcp_abort_on_overflow`.
     InvalidSyn = "INVALID_SYN",
 }

@@ -69,6 +69,8 @@ pub mod shutdown {
     pub const RCV: u8 = 1;
     /// The sending half is shut down.
     pub const SEND: u8 = 2;
+    /// Both are.
+    pub const BOTH: u8 = RCV | SEND;
 }
 
 /// Bits of `sock.sk_flags`, `enum sock_flags` in `include/net/sock.h`.

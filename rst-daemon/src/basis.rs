@@ -4,7 +4,8 @@ use rst_common::cause::{Cause, Direction};
 use rst_common::classify::{unacked_data, undelivered_data};
 use rst_common::event::Event;
 use rst_common::facts::{Facts, known};
-use rst_common::tcp::{flag, sock_flag, state};
+use rst_common::history::Listened;
+use rst_common::tcp::{flag, shutdown, sock_flag, state};
 
 use crate::clock::Hz;
 
@@ -15,7 +16,21 @@ pub fn basis(cause: Cause, event: &Event, hz: Hz) -> String {
     let received = facts.direction == Direction::Received as u8;
     match cause {
         Cause::Refused if received => "our connection attempt was answered by a reset".to_owned(),
-        Cause::Refused => "a SYN arrived for a port without a listener".to_owned(),
+        Cause::Refused => format!("a SYN arrived for a port {}", listened(facts)),
+        Cause::HalfOpen => format!(
+            "{} of a connection that this host does not know, for a port {}",
+            segment(facts),
+            listened(facts)
+        ),
+        Cause::AfterReset => format!(
+            "{} of a connection that was closed or reset here less than a minute ago",
+            segment(facts)
+        ),
+        Cause::Mptcp => format!(
+            "a subflow of MPTCP in {}{}",
+            state_name(facts),
+            undelivered(facts)
+        ),
         Cause::ListenOverflow => "the handshake's last ACK found the accept queue full".to_owned(),
         Cause::Stray => format!("{} for no connection of this host", segment(facts)),
         Cause::LateData => format!(
@@ -28,21 +43,7 @@ pub fn basis(cause: Cause, event: &Event, hz: Hz) -> String {
             exiting(facts),
             unread(facts)
         ),
-        Cause::AppAbort => {
-            let outstanding = [
-                ("unread", known::UNREAD, facts.unread),
-                ("unsent", known::UNSENT, facts.unsent),
-                ("unacknowledged", known::UNACKED, facts.unacked),
-            ];
-            let mut parts = vec!["closed with SO_LINGER on and a linger time of 0".to_owned()];
-            parts.extend(
-                outstanding
-                    .into_iter()
-                    .filter(|(_, bits, bytes)| facts.knows(*bits) && *bytes != 0)
-                    .map(|(name, _, bytes)| format!("{} {name}", bytes_text(bytes))),
-            );
-            parts.join(", ")
-        }
+        Cause::AppAbort => aborted(facts),
         Cause::ListenerClosed => {
             "closed with its listener before any process had accepted it".to_owned()
         }
@@ -100,6 +101,44 @@ pub fn basis(cause: Cause, event: &Event, hz: Hz) -> String {
     }
 }
 
+/// What an application threw away with the reset it asked for.
+fn aborted(facts: &Facts) -> String {
+    let outstanding = [
+        ("unread", known::UNREAD, facts.unread),
+        ("unsent", known::UNSENT, facts.unsent),
+        ("unacknowledged", known::UNACKED, facts.unacked),
+    ];
+    let mut parts = vec![how_aborted(facts).to_owned()];
+    parts.extend(
+        outstanding
+            .into_iter()
+            .filter(|(_, bits, bytes)| facts.knows(*bits) && *bytes != 0)
+            .map(|(name, _, bytes)| format!("{} {name}", bytes_text(bytes))),
+    );
+    parts.join(", ")
+}
+
+/// How an application asked for a reset.
+fn how_aborted(facts: &Facts) -> &'static str {
+    if facts.knows(known::LINGER2) && facts.no_fin_wait2 != 0 {
+        "closed with a negative TCP_LINGER2"
+    } else if facts.shutdown & shutdown::BOTH == shutdown::BOTH {
+        "closed with SO_LINGER on and a linger time of 0"
+    } else {
+        "disconnected without a close (connect with AF_UNSPEC)"
+    }
+}
+
+/// Who listens where a segment went, to follow "a port".
+fn listened(facts: &Facts) -> &'static str {
+    match facts.listened {
+        listened if listened == Listened::Now as u8 => "with a listener",
+        listened if listened == Listened::Before as u8 => "that has lost its listener",
+        listened if listened == Listened::Never as u8 => "that never had a listener",
+        _ => "without a listener",
+    }
+}
+
 fn unknown(facts: &Facts, hz: Hz) -> String {
     if facts.knows(known::SEGMENT) {
         return match facts.get(known::STATE, |facts| facts.state) {
@@ -146,7 +185,10 @@ fn sent_bytes(facts: &Facts) -> String {
 }
 
 fn state_name(facts: &Facts) -> &'static str {
-    state::name(facts.state).unwrap_or("an unnamed state")
+    let state = facts
+        .get(known::STATE_BEFORE, |facts| facts.state_before)
+        .unwrap_or(facts.state);
+    state::name(state).unwrap_or("an unnamed state")
 }
 
 /// ", 460 bytes undelivered", or nothing.

@@ -41,6 +41,7 @@ fn cause(label: &str) -> Result<Cause, String> {
 
 /// Flags of `rst daemon`.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct DaemonArgs {
     /// Configuration file [default: /etc/rst/rst.toml where it exists]
     #[arg(long, value_name = "FILE")]
@@ -57,6 +58,9 @@ pub struct DaemonArgs {
     /// Log lines of the kernel side, for debugging
     #[arg(long)]
     pub log_kernel: bool,
+    /// Log more: each verdict is checked, here and without the kernel's reason
+    #[arg(long)]
+    pub debug: bool,
 }
 
 /// Flags of `rst watch`.

@@ -35,6 +35,9 @@ const MAX_SERIES: RangeInclusive<u32> = 64..=1_000_000;
 /// can be told, above a day nothing is idle.
 const IDLE_MS: RangeInclusive<u32> = 10..=86_400_000;
 
+/// Fewest and most sockets, or closed connections, remembered.
+const REMEMBERED: RangeInclusive<u32> = 64..=1 << 26;
+
 /// PostgreSQL, MySQL, Redis, MongoDB, Cassandra, Kafka, AMQP, etcd, gRPC's usual
 /// one: protocols that pipeline, push, or speak in both directions at once.
 /// HTTPS may carry HTTP/2.
@@ -59,6 +62,10 @@ pub struct Config {
     pub idle_ms: u32,
     /// Service ports that carry many requests at once.
     pub multiplexed_ports: Vec<u16>,
+    /// Sockets remembered while they live; rounded up to a power of two.
+    pub tracked_sockets: u32,
+    /// Connections remembered for a minute after their end; likewise.
+    pub closed_connections: u32,
 }
 
 impl Default for Config {
@@ -71,6 +78,8 @@ impl Default for Config {
             max_series: 4096,
             idle_ms: 1000,
             multiplexed_ports: MULTIPLEXED_PORTS.to_vec(),
+            tracked_sockets: 1 << 16,
+            closed_connections: 1 << 16,
         }
     }
 }
@@ -200,6 +209,11 @@ impl Config {
             "max_series" => integer(content, MAX_SERIES).map(|series| self.max_series = series),
             "idle_ms" => integer(content, IDLE_MS).map(|silence| self.idle_ms = silence),
             "multiplexed_ports" => ports(content).map(|ports| self.multiplexed_ports = ports),
+            "tracked_sockets" => {
+                integer(content, REMEMBERED).map(|sockets| self.tracked_sockets = sockets)
+            }
+            "closed_connections" => integer(content, REMEMBERED)
+                .map(|connections| self.closed_connections = connections),
             _ => {
                 let message = format!(
                     "unknown key `{}`; remove it, or see `rst config example` for the keys there are",
@@ -331,7 +345,7 @@ mod tests {
     use super::*;
     use crate::testing::TempDir;
 
-    const KEYS: [&str; 7] = [
+    const KEYS: [&str; 9] = [
         "listen",
         "socket",
         "details_per_second",
@@ -339,6 +353,8 @@ mod tests {
         "max_series",
         "idle_ms",
         "multiplexed_ports",
+        "tracked_sockets",
+        "closed_connections",
     ];
 
     fn parse(text: &str) -> Result<Config, String> {
@@ -365,7 +381,8 @@ mod tests {
     fn every_key_is_taken_over() {
         let text = "listen = '[::1]:9'\nsocket = '/s'\ndetails_per_second = 0\n\
                     ring_bytes = 0x1000\nmax_series = 1_000_000\nidle_ms = 10\n\
-                    multiplexed_ports = [1, 65535]\n";
+                    multiplexed_ports = [1, 65535]\ntracked_sockets = 100\n\
+                    closed_connections = 64\n";
         let expected = Config {
             listen: "[::1]:9".parse().unwrap(),
             socket: "/s".into(),
@@ -374,6 +391,8 @@ mod tests {
             max_series: 1_000_000,
             idle_ms: 10,
             multiplexed_ports: vec![1, 65535],
+            tracked_sockets: 100,
+            closed_connections: 64,
         };
         assert_eq!(parse(text), Ok(expected));
     }

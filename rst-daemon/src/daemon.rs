@@ -5,19 +5,26 @@ use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rst_common::cause::Cause;
+use rst_common::classify::{Times, Verdict, classify};
 use rst_common::event::Event;
+use rst_common::facts::Facts;
+use rst_common::reason::Reason;
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{Level, debug, enabled, info};
 
-use crate::clock::WallClock;
+use crate::clock::{Hz, WallClock};
 use crate::config::Config;
+use crate::hint;
+use crate::hint::estimator::Estimator;
 use crate::hub::Hub;
-use crate::join::Joiner;
+use crate::join::{self, Joiner};
 use crate::kernel::counters::Counters;
 use crate::kernel::load::{self, LoadError, Settings};
 use crate::kernel::ring::{Reader, ReaderStats};
 use crate::kernel::{kernel_log, preflight};
 use crate::metrics::{self, Snapshot};
+use crate::reset::Reset;
 use crate::serve::{self, BindError, Readiness, Scrape, Serve};
 
 /// Why the daemon can't run.
@@ -43,6 +50,7 @@ pub struct Tracer {
     reader: Reader,
     joiner: Arc<Joiner>,
     hub: Hub,
+    insight: Insight,
     attached: Vec<&'static str>,
 }
 
@@ -58,6 +66,8 @@ impl Tracer {
             max_series: config.max_series,
             idle_ms: config.idle_ms,
             multiplexed_ports: &config.multiplexed_ports,
+            tracked_sockets: config.tracked_sockets,
+            closed_connections: config.closed_connections,
             log_kernel,
         })?;
         if log_kernel {
@@ -94,6 +104,10 @@ impl Tracer {
                 reader,
                 joiner,
                 hub,
+                insight: Insight {
+                    estimator: Estimator::new(config.idle_ms.into()),
+                    times: kernel.times,
+                },
                 attached: kernel.attached,
             },
             kernel.counters,
@@ -109,7 +123,7 @@ impl Tracer {
     ) -> Result<(), DaemonError> {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
-            let mut deliver = publisher(&self.joiner, &self.hub);
+            let mut deliver = publisher(&self.joiner, &self.hub, &mut self.insight);
             tokio::select! {
                 biased;
                 () = &mut shutdown => break,
@@ -119,20 +133,74 @@ impl Tracer {
         }
         // Detaches: no event comes after this.
         drop(self.ebpf);
-        self.reader.finish(&mut publisher(&self.joiner, &self.hub));
+        let deliver = &mut publisher(&self.joiner, &self.hub, &mut self.insight);
+        self.reader.finish(deliver);
         after_round(self.reader.stats());
         Ok(())
     }
 }
 
+/// What is learned from one event after the other.
+struct Insight {
+    estimator: Estimator,
+    times: Times,
+}
+
+impl Insight {
+    /// Says once what the resets of a service have in common; that is the hint
+    /// of the one that shows it.
+    fn learn(&mut self, event: &Event, reset: &mut Reset, hz: Hz) {
+        let Some((key, observation)) = join::observation(event, reset, hz) else {
+            return;
+        };
+        if let Some(finding) = self.estimator.observe(key, observation) {
+            let finding = finding.to_string();
+            info!("{finding}");
+            reset.hint = Some(finding);
+        }
+    }
+
+    /// Decides once more, here: the kernel must have come to the same, and it
+    /// should not have needed the reason it was given.
+    fn check(&self, event: &Event) {
+        let verdict = |facts| {
+            let Verdict {
+                cause,
+                impact,
+                role,
+            } = classify(&facts, self.times);
+            [cause as u8, impact as u8, role as u8]
+        };
+        let told = [event.cause, event.impact, event.role];
+        let here = verdict(event.facts);
+        if here != told {
+            debug!("decided otherwise: {here:?} here, {told:?} in the kernel: {event:?}");
+        }
+        let withheld = verdict(Facts {
+            reason: Reason::Unspecified as u8,
+            ..event.facts
+        });
+        if withheld != here {
+            debug!("decided by the reason: {withheld:?} without, {here:?} with it: {event:?}");
+        }
+    }
+}
+
 /// Publishes the events of one round as resets. The wall clock is read once,
 /// with the first of them: the wait before it may have been long.
-fn publisher(joiner: &Joiner, hub: &Hub) -> impl FnMut(Event) {
+fn publisher(joiner: &Joiner, hub: &Hub, insight: &mut Insight) -> impl FnMut(Event) {
     let mut clock = None;
     move |event| {
-        if hub.has_subscribers() {
+        let timer =
+            Cause::from_byte(event.cause).is_some_and(|cause| hint::signature(cause).is_some());
+        if timer || hub.has_subscribers() {
             let clock = *clock.get_or_insert_with(WallClock::now);
-            hub.publish(joiner.join(&event, clock));
+            let mut reset = joiner.join(&event, clock);
+            insight.learn(&event, &mut reset, joiner.hz());
+            hub.publish(reset);
+        }
+        if enabled!(Level::DEBUG) {
+            insight.check(&event);
         }
     }
 }
@@ -208,6 +276,7 @@ fn scrape(
             counts,
             reader: *stats.lock().unwrap_or_else(PoisonError::into_inner),
             max_series,
+            hz: joiner.hz(),
             attached: attached.clone(),
         };
         metrics::render(&snapshot, |raw| joiner.known_reason(raw))

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rst_common::cause::{Cause, Direction, Impact, Origin, Role, Turn};
-use rst_common::classify::{received_bytes, turn, unacked_data};
+use rst_common::classify::{received_bytes, turn, unacked_data, undelivered_data};
 use rst_common::event::{self, Event};
 use rst_common::facts::{Facts, known};
 use rst_common::reason::RAW_NONE;
@@ -12,6 +12,8 @@ use rst_common::tcp::{AF_INET, AF_INET6, sock_flag, state};
 
 use crate::basis;
 use crate::clock::{Hz, WallClock};
+use crate::hint::estimator::{Key, Observation};
+use crate::hint::{self, Gaps};
 use crate::reset::{Endpoint, Exit, Keepalive, Linger, Owner, Packet, Reset, VERSION};
 
 /// What stays the same from event to event.
@@ -37,15 +39,21 @@ impl Joiner {
         }
     }
 
+    /// The kernel's timer ticks a second.
+    #[must_use]
+    pub fn hz(&self) -> Hz {
+        self.hz
+    }
+
     /// Name of a kernel reason, where the kernel's BTF has one.
     #[must_use]
-    pub fn known_reason(&self, raw: u16) -> Option<String> {
+    pub fn known_reason(&self, raw: u8) -> Option<String> {
         self.reason_names.get(usize::from(raw)).cloned().flatten()
     }
 
     /// Name of an event's reason: `None` where the kernel gave none,
     /// `unknown:<n>` for a number without a name.
-    fn reason(&self, raw: u16) -> Option<String> {
+    fn reason(&self, raw: u8) -> Option<String> {
         (raw != RAW_NONE).then(|| {
             self.known_reason(raw)
                 .unwrap_or_else(|| format!("unknown:{raw}"))
@@ -102,14 +110,17 @@ impl Joiner {
                 .flatten(),
             idle_segment_ms: ms(known::IDLE_SEGMENT, facts.idle_segment),
             probes_out: facts.get(known::PROBES_OUT, |facts| u32::from(facts.probes_out)),
-            age_ms: None,
+            age_ms: ms(known::AGE, facts.age).filter(|_| facts.age != u32::MAX),
             bytes_sent: facts.get(known::BYTES_SENT | known::BYTES_RETRANS, |facts| {
                 facts.bytes_sent.saturating_sub(facts.bytes_retrans)
             }),
             bytes_received: data_received(facts),
             unacked_bytes: facts.get(known::UNACKED | known::UNSENT, unacked_data),
+            unsent_bytes: facts.get(known::UNACKED | known::UNSENT, |facts| {
+                undelivered_data(facts).saturating_sub(unacked_data(facts))
+            }),
             unread_bytes: facts.get(known::UNREAD, |facts| facts.unread),
-            srtt_us: knows(event::known::SRTT).then_some(event.srtt_us),
+            srtt_us: Some(facts.srtt_us).filter(|srtt| *srtt != 0),
             retransmits: knows(event::known::RETRANSMITS).then_some(event.retransmits),
             keepalive: flags.map(|flags| keepalive(event, flags, hz)),
             linger: flags
@@ -120,19 +131,79 @@ impl Joiner {
                 }),
             exit: exit(facts),
             packet: Packet::default(),
-            hint: None,
+            hint: hint::hint(cause, gaps(cause, facts, hz, keepalive_ms(event, hz))),
             advice: Some(cause.text().fix.to_owned()),
         }
     }
+}
+
+/// The silences before a reset. Our own data that drew it is no movement, so
+/// there the peer's last data counts.
+fn gaps(cause: Cause, facts: &Facts, hz: Hz, keepalive_ms: Option<u64>) -> Gaps {
+    let drawn = matches!(cause, Cause::StaleReuse | Cause::PeerClosed);
+    let received = data_received(facts).is_some_and(|bytes| bytes > 0);
+    let data = match (drawn, received) {
+        (true, true) => facts.get(known::IDLE_RX, |facts| facts.idle_rx),
+        (true, false) => facts.get(known::IDLE_SEGMENT, |facts| facts.idle_segment),
+        (false, _) => facts.get(known::IDLE_RX | known::IDLE_TX, |facts| {
+            facts.idle_rx.min(facts.idle_tx)
+        }),
+    };
+    let segment = facts.get(known::IDLE_SEGMENT, |facts| facts.idle_segment);
+    Gaps {
+        data_ms: data.map(|jiffies| hz.milliseconds(jiffies)),
+        segment_ms: segment.map(|jiffies| hz.milliseconds(jiffies)),
+        keepalive_ms,
+    }
+}
+
+/// Our keep-alive time, where keep-alive is on.
+fn keepalive_ms(event: &Event, hz: Hz) -> Option<u64> {
+    let on = event.facts.sock_flags & sock_flag::KEEPOPEN != 0;
+    (on && event.known & event::known::KEEPALIVE != 0)
+        .then(|| hz.milliseconds(event.keepalive_time))
+}
+
+/// What an event of one connection tells of the service's timers.
+#[must_use]
+pub fn observation(event: &Event, reset: &Reset, hz: Hz) -> Option<(Key, Observation)> {
+    let cause = Cause::from_byte(event.cause)?;
+    let gaps = gaps(cause, &event.facts, hz, keepalive_ms(event, hz));
+    let role = Role::from_byte(event.role)?;
+    let (local, remote) = (reset.local?, reset.remote?);
+    let key = Key {
+        workload: reset
+            .workload
+            .as_ref()
+            .map(|workload| workload.name.clone()),
+        role,
+        peer: remote.ip,
+        port: match role {
+            Role::Server => local.port,
+            Role::Client | Role::Unknown => remote.port,
+        },
+    };
+    let known = event.known & event::known::KEEPALIVE != 0;
+    let observation = Observation {
+        cause,
+        gap_ms: gaps.data_ms?,
+        segment_ms: gaps.segment_ms,
+        keepalive_on: event.facts.sock_flags & sock_flag::KEEPOPEN != 0,
+        keepalive_ms: known.then(|| hz.milliseconds(event.keepalive_time)),
+    };
+    Some((key, observation))
 }
 
 fn label(label: Option<&'static str>) -> String {
     label.unwrap_or("unknown").to_owned()
 }
 
-/// The state before the reset. `CLOSE` is what a reset leaves behind, so it
-/// tells nothing.
+/// The state before the reset. `CLOSE` is what a reset leaves behind: there the
+/// table of sockets tells, or nothing does.
 fn state_before(facts: &Facts) -> Option<&'static str> {
+    if let Some(state) = facts.get(known::STATE_BEFORE, |facts| facts.state_before) {
+        return state::name(state);
+    }
     facts
         .get(known::STATE, |facts| facts.state)
         .filter(|state| *state != state::CLOSE)

@@ -14,6 +14,7 @@ pub mod config;
 pub mod daemon;
 pub mod explain;
 pub mod filter;
+pub mod hint;
 pub mod hub;
 pub mod join;
 pub mod kernel;

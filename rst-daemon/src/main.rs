@@ -60,7 +60,7 @@ fn run_daemon(args: DaemonArgs) -> Result<(), Failure> {
     let config = Config::load(args.config.as_deref())
         .map_err(Failure::Usage)?
         .with(args.overrides);
-    log_to_stderr(if args.log_kernel {
+    log_to_stderr(if args.log_kernel || args.debug {
         Level::DEBUG
     } else {
         Level::INFO

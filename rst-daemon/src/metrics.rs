@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 
 use prometheus::core::Collector as _;
 use prometheus::process_collector::ProcessCollector;
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+};
 use prometheus::{Encoder as _, TextEncoder};
 use rst_common::cause::Direction;
+use rst_common::history::BUCKETS;
 
-use crate::kernel::counters::{Counts, Label};
+use crate::clock::Hz;
+use crate::kernel::counters::{Counts, Histogram as Counted, Label};
 use crate::kernel::load::PROBES;
 use crate::kernel::ring::ReaderStats;
 
@@ -19,7 +23,7 @@ const UNKNOWN: &str = "unknown";
 const OTHER: &str = "other";
 
 /// Everything the metrics show, at one moment.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Snapshot {
     /// The kernel's exact counts.
     pub counts: Counts,
@@ -27,6 +31,8 @@ pub struct Snapshot {
     pub reader: ReaderStats,
     /// Room for series in the kernel's count map.
     pub max_series: u32,
+    /// The kernel's timer ticks a second.
+    pub hz: Hz,
     /// Names of the probes that are attached.
     pub attached: Vec<&'static str>,
 }
@@ -34,7 +40,7 @@ pub struct Snapshot {
 /// Renders the Prometheus text format. `reason` names a kernel reason number.
 pub fn render(
     snapshot: &Snapshot,
-    reason: impl Fn(u16) -> Option<String>,
+    reason: impl Fn(u8) -> Option<String>,
 ) -> prometheus::Result<Vec<u8>> {
     let mut families = families(snapshot, reason);
     families.extend(ProcessCollector::for_self().collect());
@@ -45,10 +51,28 @@ pub fn render(
     Ok(text)
 }
 
-fn families(snapshot: &Snapshot, reason: impl Fn(u16) -> Option<String>) -> Vec<MetricFamily> {
+fn families(snapshot: &Snapshot, reason: impl Fn(u8) -> Option<String>) -> Vec<MetricFamily> {
     vec![
         resets(&snapshot.counts),
         kernel_reasons(&snapshot.counts, reason),
+        counter(
+            "rst_timeouts_total",
+            "Connections that died of silence, without a reset.",
+            timeouts(&snapshot.counts)
+                .iter()
+                .map(|(role, port, count)| {
+                    (
+                        vec![
+                            ("role", *role),
+                            ("workload", UNKNOWN),
+                            ("port", port.as_str()),
+                        ],
+                        *count,
+                    )
+                }),
+        ),
+        idle(snapshot),
+        ages(snapshot),
         events(snapshot),
         counter(
             "rst_label_overflow_total",
@@ -108,6 +132,72 @@ fn resets(counts: &Counts) -> MetricFamily {
     )
 }
 
+fn timeouts(counts: &Counts) -> Vec<(&'static str, String, u64)> {
+    let timeouts = counts.timeouts.iter();
+    timeouts
+        .map(|((role, of), count)| (role.label(), port(*of), *count))
+        .collect()
+}
+
+fn idle(snapshot: &Snapshot) -> MetricFamily {
+    let metrics = snapshot.counts.gaps.iter().map(|((cause, of), gaps)| {
+        let port = port(*of);
+        let labels = [
+            ("cause", cause.label()),
+            ("workload", UNKNOWN),
+            ("port", port.as_str()),
+        ];
+        histogram(&labels, gaps, snapshot.hz)
+    });
+    family(
+        "rst_idle_seconds",
+        "Silence before a reset: since data last moved, or since the peer's last segment where our data found the connection gone.",
+        MetricType::HISTOGRAM,
+        metrics.collect(),
+    )
+}
+
+fn ages(snapshot: &Snapshot) -> MetricFamily {
+    let metrics = snapshot
+        .counts
+        .ages
+        .iter()
+        .map(|((direction, cause), ages)| {
+            let labels = [("direction", direction.label()), ("cause", cause.label())];
+            histogram(&labels, ages, snapshot.hz)
+        });
+    family(
+        "rst_connection_age_seconds",
+        "Age of the connections that were reset, where their beginning was seen.",
+        MetricType::HISTOGRAM,
+        metrics.collect(),
+    )
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "the format is f64; exact up to 2^53"
+)]
+fn histogram(labels: &[(&'static str, &str)], counts: &Counted, hz: Hz) -> Metric {
+    let mut histogram = Histogram::default();
+    let mut total = 0;
+    let mut buckets = Vec::with_capacity(BUCKETS.len());
+    for (bound, count) in BUCKETS.iter().zip(counts.buckets) {
+        total += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(f64::from(*bound));
+        bucket.set_cumulative_count(total);
+        buckets.push(bucket);
+    }
+    let beyond = counts.buckets[BUCKETS.len()];
+    histogram.set_bucket(buckets);
+    histogram.set_sample_count(total + beyond);
+    histogram.set_sample_sum(counts.sum as f64 / f64::from(hz.jiffies(1000)));
+    let mut metric = metric(labels);
+    metric.set_histogram(histogram);
+    metric
+}
+
 fn port(port: Label<u16>) -> String {
     match port {
         Label::None => UNKNOWN.to_owned(),
@@ -116,7 +206,7 @@ fn port(port: Label<u16>) -> String {
     }
 }
 
-fn kernel_reasons(counts: &Counts, name: impl Fn(u16) -> Option<String>) -> MetricFamily {
+fn kernel_reasons(counts: &Counts, name: impl Fn(u8) -> Option<String>) -> MetricFamily {
     let mut totals = BTreeMap::<_, u64>::new();
     for (series, resets) in &counts.resets {
         let reason = match series.reason {
@@ -212,7 +302,7 @@ fn gauge<'a>(
     family(name, help, MetricType::GAUGE, samples.collect())
 }
 
-fn metric(labels: &Labels<'_>) -> Metric {
+fn metric(labels: &[(&'static str, &str)]) -> Metric {
     Metric::from_label(
         labels
             .iter()
@@ -243,7 +333,7 @@ mod tests {
     use super::*;
     use crate::kernel::counters::Series;
 
-    fn series(reason: Label<u16>, port: Label<u16>) -> Series {
+    fn series(reason: Label<u8>, port: Label<u16>) -> Series {
         Series {
             direction: Direction::Sent,
             cause: Cause::UnreadData,
@@ -268,6 +358,17 @@ mod tests {
                     sampled_out: 3,
                     lost: 1,
                 },
+                gaps: [(
+                    (Cause::IdleTimeout, Label::Value(443)),
+                    durations(&[(9, 7), (24, 1)], 7 * 6000 + 800_000),
+                )]
+                .into(),
+                ages: [(
+                    (Direction::Sent, Cause::UnreadData),
+                    durations(&[(0, 2)], 150),
+                )]
+                .into(),
+                timeouts: [((Role::Client, Label::Value(443)), 4)].into(),
                 entries: 3,
                 overflow: 5,
             },
@@ -276,8 +377,25 @@ mod tests {
                 malformed: 1,
             },
             max_series: 4096,
+            hz: hz(),
             attached: vec!["tcp_send_reset"],
         }
+    }
+
+    /// 100 ticks a second, ten seconds after the start.
+    fn hz() -> Hz {
+        Hz::of(10_000_000_000, (1 << 32) - 300 * 100 + 1000).unwrap()
+    }
+
+    fn durations(buckets: &[(usize, u64)], sum: u64) -> Counted {
+        let mut durations = Counted {
+            sum,
+            ..Counted::default()
+        };
+        for (bucket, count) in buckets {
+            durations.buckets[*bucket] = *count;
+        }
+        durations
     }
 
     fn text(snapshot: &Snapshot) -> String {
@@ -295,6 +413,15 @@ mod tests {
             r#"rst_kernel_reason_total{direction="sent",reason="TCP_ABORT_ON_CLOSE"} 3"#,
             r#"rst_kernel_reason_total{direction="sent",reason="unknown"} 1"#,
             r#"rst_kernel_reason_total{direction="sent",reason="other"} 5"#,
+            r#"rst_timeouts_total{role="client",workload="unknown",port="443"} 4"#,
+            r#"rst_idle_seconds_bucket{cause="idle_timeout",workload="unknown",port="443",le="55"} 0"#,
+            r#"rst_idle_seconds_bucket{cause="idle_timeout",workload="unknown",port="443",le="60"} 7"#,
+            r#"rst_idle_seconds_bucket{cause="idle_timeout",workload="unknown",port="443",le="7200"} 7"#,
+            r#"rst_idle_seconds_bucket{cause="idle_timeout",workload="unknown",port="443",le="+Inf"} 8"#,
+            r#"rst_idle_seconds_sum{cause="idle_timeout",workload="unknown",port="443"} 8420"#,
+            r#"rst_idle_seconds_count{cause="idle_timeout",workload="unknown",port="443"} 8"#,
+            r#"rst_connection_age_seconds_bucket{direction="sent",cause="unread_data",le="1"} 2"#,
+            r#"rst_connection_age_seconds_sum{direction="sent",cause="unread_data"} 1.5"#,
             r#"rst_events_total{outcome="delivered"} 6"#,
             r#"rst_events_total{outcome="sampled_out"} 3"#,
             r#"rst_events_total{outcome="lost"} 1"#,
@@ -319,8 +446,11 @@ mod tests {
         let text = text(&snapshot());
         let lines = text.lines().map(|line| Ok(line.to_owned()));
         let scrape = prometheus_parse::Scrape::parse(lines).unwrap();
-        let samples = text.lines().filter(|line| !line.starts_with('#')).count();
-        assert_eq!(scrape.samples.len(), samples);
+        // The parser makes one sample of the buckets of a histogram.
+        let samples = text.lines().filter(|line| {
+            !line.starts_with('#') && (!line.contains("_bucket{") || line.contains("+Inf"))
+        });
+        assert_eq!(scrape.samples.len(), samples.count());
         let total: f64 = scrape
             .samples
             .iter()
@@ -337,7 +467,11 @@ mod tests {
 
     #[test]
     fn nothing_counted_yet_is_valid_too() {
-        let text = text(&Snapshot::default());
+        let text = text(&Snapshot {
+            counts: Counts::default(),
+            attached: vec![],
+            ..snapshot()
+        });
         assert!(!text.contains("rst_resets_total{"));
         assert!(text.contains(r#"rst_probe_up{probe="tcp_receive_reset",required="true"} 0"#));
     }

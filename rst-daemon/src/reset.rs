@@ -71,6 +71,8 @@ pub struct Reset {
     pub bytes_received: Option<u64>,
     /// Bytes sent and not acknowledged.
     pub unacked_bytes: Option<u32>,
+    /// Bytes written and not sent yet.
+    pub unsent_bytes: Option<u32>,
     /// Bytes received and not read.
     pub unread_bytes: Option<u32>,
     /// Smoothed round trip time, microseconds.

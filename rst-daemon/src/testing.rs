@@ -46,6 +46,7 @@ pub(crate) fn reset() -> Reset {
         bytes_sent: Some(1840),
         bytes_received: Some(920),
         unacked_bytes: Some(460),
+        unsent_bytes: Some(0),
         unread_bytes: Some(0),
         srtt_us: Some(412),
         retransmits: Some(0),

@@ -4,50 +4,105 @@ use core::ptr;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use rst_common::{
-    count::{CountKey, CountValue, overflow_index},
-    event::DOUBT_SLOTS,
+    count::{
+        Ages, CountKey, CountValue, TimeoutKey, ages_index, ages_retracted_index, overflow_index,
+    },
+    event::{Control, DOUBT_SLOTS},
+    history::BUCKET_SLOTS,
 };
 
-use crate::maps::{DOUBTS, OVERFLOW, RESETS};
+use crate::{
+    kernel,
+    maps::{AGES, DOUBTS, OVERFLOW, OVERFLOW_GAPS, RESETS, TIMEOUTS, TIMEOUTS_OVERFLOW},
+};
 
-/// Counts one reset. Never fails: what the map can't take goes to the overflow
+/// Counts one reset, with the silence before it in jiffies where the key has a
+/// bucket for it. Never fails: what the map can't take goes to the overflow
 /// array.
 #[inline(always)]
-pub(crate) fn count(key: &CountKey) {
+pub(crate) fn count(key: &CountKey, gap: u32) {
     if let Some(value) = RESETS.get_ptr_mut(key) {
-        increment(value);
+        increment(value, gap);
         return;
     }
-    insert(key);
+    insert(key, gap);
 }
 
 /// The first reset of a key.
 #[inline(never)]
-fn insert(key: &CountKey) {
+fn insert(key: &CountKey, gap: u32) {
     let one = CountValue {
         resets: 1,
         retracted: 0,
+        gap: u64::from(gap),
     };
     if RESETS.insert(key, one, u64::from(BPF_NOEXIST)).is_ok() {
         return;
     }
     // Another CPU was first, or the map is full.
     if let Some(value) = RESETS.get_ptr_mut(key) {
-        increment(value);
+        increment(value, gap);
         return;
     }
     if let Some(value) = OVERFLOW.get_ptr_mut(overflow_index(key.direction, key.cause, key.impact))
     {
-        increment(value);
+        increment(value, 0);
+    }
+    if key.gap != 0
+        && let Some(gaps) = OVERFLOW_GAPS.get_ptr_mut(u32::from(key.cause))
+    {
+        add_age(gaps, u32::from(key.gap) - 1, u64::from(gap));
     }
 }
 
 #[inline(always)]
-fn increment(value: *mut CountValue) {
+fn increment(value: *mut CountValue, gap: u32) {
     // SAFETY: a valid map value of this CPU. Key and overflow index hold the
     // direction, and programs of one direction never nest on a CPU (the kernel skips the inner
-    // run), so nobody else writes the field.
-    unsafe { (*value).resets += 1 };
+    // run), so nobody else writes the fields.
+    unsafe {
+        (*value).resets += 1;
+        (*value).gap += u64::from(gap);
+    }
+}
+
+/// Counts the age of a connection that was reset.
+#[inline(always)]
+pub(crate) fn age(control: *mut Control, key: &CountKey, age: u32) {
+    if let Some(ages) = AGES.get_ptr_mut(ages_index(key.direction, key.cause)) {
+        add_age(ages, kernel::bucket(control, age), u64::from(age));
+    }
+}
+
+#[inline(always)]
+fn add_age(ages: *mut Ages, bucket: u32, age: u64) {
+    // SAFETY: a valid map value of this CPU, written by the programs of one
+    // direction alone, see `increment`; the mask bounds the index for the
+    // compiler and for the verifier.
+    unsafe {
+        let slot = (&raw mut (*ages).resets)
+            .cast::<u64>()
+            .add(bucket as usize & (BUCKET_SLOTS - 1));
+        *slot += 1;
+        (*ages).sum += age;
+    }
+}
+
+/// Counts a connection that died of silence.
+#[inline(always)]
+pub(crate) fn timeout(key: &TimeoutKey) {
+    let value = TIMEOUTS.get_ptr_mut(key).or_else(|| {
+        // Fails where another CPU was first, or the map is full.
+        let _ = TIMEOUTS.insert(key, 0, u64::from(BPF_NOEXIST));
+        TIMEOUTS
+            .get_ptr_mut(key)
+            .or_else(|| TIMEOUTS_OVERFLOW.get_ptr_mut(u32::from(key.role)))
+    });
+    if let Some(value) = value {
+        // SAFETY: a valid map value of this CPU; only this program writes it,
+        // and it never nests on a CPU.
+        unsafe { *value += 1 };
+    }
 }
 
 /// What tells one connection from every other for the moment it matters.
@@ -68,7 +123,7 @@ impl ConnectionId {
 
 /// Leaves a mark for [`retract_receive`]; the mark's slot plus one, or 0.
 #[inline(always)]
-pub(crate) fn doubt_receive(id: &ConnectionId, key: CountKey) -> u32 {
+pub(crate) fn doubt_receive(id: &ConnectionId, key: CountKey, age: u64) -> u32 {
     let slot = id.slot();
     let Some(doubt) = DOUBTS.get_ptr_mut(slot) else {
         return 0;
@@ -80,6 +135,7 @@ pub(crate) fn doubt_receive(id: &ConnectionId, key: CountKey) -> u32 {
         ptr::write_volatile(&raw mut (*doubt).ports, 0);
         ptr::write_volatile(&raw mut (*doubt).connection, id.connection);
         (*doubt).key = key;
+        (*doubt).age = age;
         (*doubt).retracted = 0;
         ptr::write_volatile(&raw mut (*doubt).ports, id.ports);
     }
@@ -89,18 +145,19 @@ pub(crate) fn doubt_receive(id: &ConnectionId, key: CountKey) -> u32 {
 /// Takes the receive event of this connection back, if there was one: its
 /// slot plus one, or 0.
 #[inline(always)]
-pub(crate) fn retract_receive(id: &ConnectionId) -> u32 {
+pub(crate) fn retract_receive(control: *mut Control, id: &ConnectionId) -> u32 {
     let slot = id.slot();
     let Some(doubt) = DOUBTS.get_ptr_mut(slot) else {
         return 0;
     };
     // SAFETY: a valid map value; see `doubt_receive` for the races.
-    let (connection, ports, retracted, key) = unsafe {
+    let (connection, ports, retracted, key, age) = unsafe {
         (
             ptr::read_volatile(&raw const (*doubt).connection),
             ptr::read_volatile(&raw const (*doubt).ports),
             ptr::read_volatile(&raw const (*doubt).retracted),
             (*doubt).key,
+            (*doubt).age,
         )
     };
     if connection != id.connection || ports != id.ports || retracted != 0 {
@@ -122,6 +179,11 @@ pub(crate) fn retract_receive(id: &ConnectionId) -> u32 {
         // SAFETY: a valid map value of this CPU; only `tcp_send_reset` writes
         // this field, and it never nests on a CPU.
         unsafe { (*value).retracted += 1 };
+    }
+    if age != u64::MAX
+        && let Some(ages) = AGES.get_ptr_mut(ages_retracted_index(key.cause))
+    {
+        add_age(ages, kernel::bucket(control, age as u32), age);
     }
     slot + 1
 }

@@ -13,13 +13,13 @@ use rst_common::{
     event::{Control, Event, known},
     facts::Facts,
     layout::Field,
-    tcp::{AF_INET, AF_INET6},
 };
 
 use crate::{
     gather::{self, PF_KTHREAD, Segment, Source},
     kernel::{self, Sock},
     maps::{DETAIL, EVENTS},
+    tuple::Tuple,
 };
 
 /// Sends the detailed event if the budget allows it, and counts what became of
@@ -74,12 +74,14 @@ pub(crate) fn emit(
     unsafe {
         (*event).facts = *facts;
         (*event).ktime_ns = bpf_ktime_get_ns();
+        (*event).pad = 0;
+        (*event).pad2 = 0;
         (*event).reason = key.reason;
         (*event).cause = key.cause;
         (*event).impact = key.impact;
         (*event).role = key.role;
         (*event).doubt = doubt;
-        (*event).known = tuple(event, source, sk, segment)
+        (*event).known = tuple(event, source, segment)
             | connection(event, source, sk)
             | namespace(event, sk, segment)
             | owner(event, facts);
@@ -136,112 +138,36 @@ unsafe fn add(counter: *mut u64, amount: u64) {
 /// # Safety
 /// `event` must be writable; see [`emit`].
 #[inline(always)]
-unsafe fn tuple(event: *mut Event, source: &Source, sk: Option<Sock>, segment: &Segment) -> u32 {
+unsafe fn tuple(event: *mut Event, source: &Source, segment: &Segment) -> u32 {
     // SAFETY: the caller's promise.
     unsafe {
-        (*event).local_port = source.local_port;
-        (*event).remote_port = source.remote_port;
-        write_addresses(event, 0, [kernel::zero(); 2], [kernel::zero(); 2]);
-        match sk {
-            Some(sk) if source.has_tuple => tuple_of_socket(event, sk),
-            _ => tuple_of_segment(event, segment),
+        if source.tuple.family != 0 {
+            write_tuple(event, &source.tuple)
+        } else {
+            write_tuple(event, &Tuple::of_segment(segment))
         }
     }
-}
-
-/// # Safety
-/// `event` must be writable; see [`emit`].
-#[inline(always)]
-unsafe fn tuple_of_socket(event: *mut Event, sk: Sock) -> u32 {
-    let family = sk.common::<u16>(Field::SkFamily).unwrap_or_default();
-    let (local, remote) = if family == AF_INET6 {
-        let (Some(local), Some(remote)) = (
-            sk.common::<[u64; 2]>(Field::SkV6RcvSaddr),
-            sk.common::<[u64; 2]>(Field::SkV6Daddr),
-        ) else {
-            return 0;
-        };
-        (local, remote)
-    } else {
-        (
-            [
-                u64::from(sk.common::<u32>(Field::SkRcvSaddr).unwrap_or_default()),
-                0,
-            ],
-            [
-                u64::from(sk.common::<u32>(Field::SkDaddr).unwrap_or_default()),
-                0,
-            ],
-        )
-    };
-    // SAFETY: the caller's promise.
-    unsafe { write_addresses(event, family, local, remote) };
-    known::TUPLE
-}
-
-/// Local is where the segment went to, remote where it came from.
-///
-/// # Safety
-/// `event` must be writable; see [`emit`].
-#[inline(always)]
-unsafe fn tuple_of_segment(event: *mut Event, segment: &Segment) -> u32 {
-    let Some(skb) = segment.skb else {
-        return 0;
-    };
-    let head = skb.get::<u64>(Field::SkbHead).unwrap_or_default();
-    let network = skb.get::<u16>(Field::SkbNetworkHeader).unwrap_or_default();
-    let header = head.wrapping_add(u64::from(network));
-    let Some(version) = kernel::probe_at::<u8>(header) else {
-        return 0;
-    };
-    // SAFETY: the caller's promise.
-    unsafe {
-        (*event).local_port = segment.local_port;
-        (*event).remote_port = segment.remote_port;
-    }
-    if version >> 4 == 6 {
-        // RFC 8200 section 3: source at byte 8, destination at byte 24.
-        let Some([source, destination]) = kernel::probe_at::<[[u64; 2]; 2]>(header.wrapping_add(8))
-        else {
-            return 0;
-        };
-        // SAFETY: the caller's promise.
-        unsafe { write_addresses(event, AF_INET6, destination, source) };
-    } else {
-        // RFC 791 section 3.1: source at byte 12, destination at byte 16.
-        let Some([source, destination]) = kernel::probe_at::<[u32; 2]>(header.wrapping_add(12))
-        else {
-            return 0;
-        };
-        // SAFETY: the caller's promise.
-        unsafe {
-            write_addresses(
-                event,
-                AF_INET,
-                [u64::from(destination), 0],
-                [u64::from(source), 0],
-            );
-        }
-    }
-    known::TUPLE
 }
 
 /// # Safety
 /// `event` must be writable; see [`emit`].
 #[inline(always)]
 #[expect(clippy::cast_ptr_alignment, reason = "asserted below")]
-unsafe fn write_addresses(event: *mut Event, family: u16, local: [u64; 2], remote: [u64; 2]) {
+unsafe fn write_tuple(event: *mut Event, tuple: &Tuple) -> u32 {
     // SAFETY: the caller's promise; both arrays are 16 bytes at a multiple of 8
     // in the record.
     unsafe {
-        (*event).family = family;
+        (*event).family = tuple.family;
+        (*event).local_port = tuple.local_port;
+        (*event).remote_port = tuple.remote_port;
         (&raw mut (*event).local_addr)
             .cast::<[u64; 2]>()
-            .write(local);
+            .write(tuple.local);
         (&raw mut (*event).remote_addr)
             .cast::<[u64; 2]>()
-            .write(remote);
+            .write(tuple.remote);
     }
+    if tuple.family == 0 { 0 } else { known::TUPLE }
 }
 
 const _: () = assert!(
@@ -270,12 +196,11 @@ unsafe fn connection(event: *mut Event, source: &Source, sk: Option<Sock>) -> u3
     let mut bits = 0;
     // SAFETY: the caller's promise.
     unsafe {
-        let Some(tcp) = source.tcp else {
+        let Some(tcp) = sk.filter(|_| source.full).and_then(Sock::tcp) else {
             let zero = kernel::zero();
             (*event).sock_cookie = zero;
             (*event).cgroup_id = zero;
             (*event).uid = zero as u32;
-            (*event).srtt_us = zero as u32;
             (*event).retransmits = zero as u32;
             (*event).keepalive_time = zero as u32;
             (*event).keepalive_intvl = zero as u32;
@@ -298,16 +223,6 @@ unsafe fn connection(event: *mut Event, source: &Source, sk: Option<Sock>) -> u3
             CGROUP
         );
         detail!(event, bits, uid = tcp.get::<u32>(Field::SkUid), UID);
-        // 0: no round trip measured yet. The kernel keeps eight times the value.
-        detail!(
-            event,
-            bits,
-            srtt_us = tcp
-                .get::<u32>(Field::TpSrttUs)
-                .map(|srtt| srtt >> 3)
-                .filter(|srtt| *srtt != 0),
-            SRTT
-        );
         detail!(
             event,
             bits,
@@ -339,31 +254,16 @@ unsafe fn connection(event: *mut Event, source: &Source, sk: Option<Sock>) -> u3
 }
 
 /// The network namespace: the socket's, or that of the device the answered
-/// segment's route ends at (`tcp_v4_send_reset`, 6.18).
+/// segment came through.
 ///
 /// # Safety
 /// `event` must be writable; see [`emit`].
 #[inline(always)]
 unsafe fn namespace(event: *mut Event, sk: Option<Sock>, segment: &Segment) -> u32 {
     let mut bits = 0;
-    let (netns, cookie) = if let Some(sk) = sk {
-        let net = sk.net();
-        (
-            net.and_then(|net| net.get::<u32>(Field::NetInum)),
-            net.and_then(|net| net.get::<u64>(Field::NetCookie)),
-        )
-    } else {
-        let net = segment
-            .skb
-            .and_then(|skb| skb.get::<u64>(Field::SkbDst))
-            // The lowest bit says that no reference is held (SKB_DST_NOREF).
-            .and_then(|dst| kernel::probe::<u64>(dst & !1, Field::DstDev))
-            .and_then(|device| kernel::probe::<u64>(device, Field::DevNet));
-        (
-            net.and_then(|net| kernel::probe::<u32>(net, Field::NetInum)),
-            net.and_then(|net| kernel::probe::<u64>(net, Field::NetCookie)),
-        )
-    };
+    let net = sk.and_then(Sock::net).or_else(|| segment.skb?.net());
+    let netns = net.and_then(|net| net.get::<u32>(Field::NetInum));
+    let cookie = net.and_then(|net| net.get::<u64>(Field::NetCookie));
     // SAFETY: the caller's promise.
     unsafe {
         detail!(event, bits, netns = netns, NETNS);

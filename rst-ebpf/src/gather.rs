@@ -1,23 +1,27 @@
 //! Reads the facts the classifier needs. What only the detailed event shows is
 //! read in [`crate::emit`].
 
-use core::mem;
+use core::{mem, ptr};
 
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_jiffies64};
 use rst_common::{
     cause::{Direction, Origin, Role},
     classify::role,
-    event::Doubt,
+    event::{Control, Doubt},
     facts::{Facts, PAYLOAD_PREFIX, known},
+    history::{Closed, Listened},
     layout::Field,
-    reason::Reason,
-    tcp::{sock_flag, state},
+    tcp::{flag, sock_flag, state},
 };
 
 use crate::{
+    closed,
     count::ConnectionId,
-    kernel::{self, Skb, Sock, TcpSock},
+    kernel::{self, Net, Skb, Sock, TcpSock},
+    listeners,
     maps::MULTIPLEXED,
+    sockets,
+    tuple::Tuple,
 };
 
 /// `PF_EXITING`, `include/linux/sched.h`.
@@ -27,14 +31,20 @@ pub(crate) const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// The connection as the kernel holds it.
 pub(crate) struct Source {
-    /// The full socket, where there is one and it is no listener.
-    pub(crate) tcp: Option<TcpSock>,
-    /// Whether addresses and ports of the socket are those of the connection.
-    pub(crate) has_tuple: bool,
+    /// Whether there is a full socket that is no listener.
+    pub(crate) full: bool,
+    /// Of a full socket: the low half of its address, and `rcv_nxt`.
+    pub(crate) connection: u64,
     /// This host's port, 0 where there is no socket.
     pub(crate) local_port: u16,
     /// The peer's port, likewise.
     pub(crate) remote_port: u16,
+    /// Addresses and ports of the connection, where they are read already.
+    pub(crate) tuple: Tuple,
+    /// The service's port where it is known from elsewhere, else 0.
+    pub(crate) service: u16,
+    /// Its hash, where its end is looked up or remembered; else 0.
+    pub(crate) hash: u64,
 }
 
 impl Source {
@@ -42,22 +52,50 @@ impl Source {
     /// server's own port, or the port our client went to.
     #[inline(always)]
     pub(crate) fn service_port(&self, role: Role) -> u16 {
+        if self.service != 0 {
+            return self.service;
+        }
         match role {
+            // The ports of TIME_WAIT: which of them is the service's is not known.
+            _ if !self.full && self.remote_port != 0 => 0,
             Role::Server => self.local_port,
             Role::Client => self.remote_port,
             Role::Unknown => 0,
         }
     }
 
+    /// Makes the hash that the connection's end is remembered by.
+    #[inline(always)]
+    pub(crate) fn remember_by(&mut self, sk: Sock) {
+        if let Some(net) = sk.net()
+            && self.tuple.family != 0
+        {
+            self.hash = self.tuple.hash(net.id());
+        }
+    }
+
     /// Identity of the connection, for full sockets.
     #[inline(always)]
-    pub(crate) fn id(&self, sk: Option<Sock>) -> Option<ConnectionId> {
-        let rcv_nxt = self.tcp?.get::<u32>(Field::TpRcvNxt)?;
-        Some(ConnectionId {
-            connection: u64::from(sk?.low_half()) << 32 | u64::from(rcv_nxt),
+    pub(crate) fn id(&self) -> Option<ConnectionId> {
+        self.full.then_some(ConnectionId {
+            connection: self.connection,
             ports: Doubt::ports(self.local_port, self.remote_port),
         })
     }
+}
+
+/// The peer's port, host byte order.
+#[inline(always)]
+pub(crate) fn remote_port(sk: Sock) -> u16 {
+    // A required field: the daemon does not start without it.
+    u16::from_be(sk.common::<u16>(Field::SkDport).unwrap_or_default())
+}
+
+/// This host's port, also once the socket has left the hash table, where
+/// `skc_num` is 0.
+#[inline(always)]
+pub(crate) fn local_port(sk: Sock) -> Option<u16> {
+    Some(u16::from_be(sk.tcp()?.get::<u16>(Field::InetSport)?))
 }
 
 /// Facts with nothing known yet.
@@ -71,14 +109,51 @@ pub(crate) fn facts(direction: Direction) -> Facts {
     facts
 }
 
+/// Makes one state of all the ways by which the verifier can have come here, so
+/// that what follows is checked once: no constants, and no pointers either, which
+/// is why the caller takes them from the context [`kernel::again`]. Of the facts
+/// only the flags and codes at the head are constants.
+#[inline(always)]
+pub(crate) fn settle(facts: &mut Facts, source: &mut Source, segment: &mut Segment) {
+    const HEAD: usize = mem::offset_of!(Facts, payload_len) / size_of::<u64>();
+    const _: () = assert!(HEAD * size_of::<u64>() == mem::offset_of!(Facts, payload_len));
+    let words = ptr::from_mut(facts).cast::<u64>();
+    for index in 0..HEAD {
+        // SAFETY: inside the facts, which are aligned to 8 bytes and made of
+        // integers alone.
+        unsafe {
+            let word = words.add(index);
+            word.write(kernel::forget(word.read()));
+        }
+    }
+    source.full = kernel::flag(source.full) != 0;
+    source.connection = kernel::forget(source.connection);
+    source.hash = kernel::forget(source.hash);
+    let word = kernel::forget(
+        u64::from(source.service) << 32
+            | u64::from(source.local_port) << 16
+            | u64::from(source.remote_port),
+    );
+    source.service = (word >> 32) as u16;
+    source.local_port = (word >> 16) as u16;
+    source.remote_port = word as u16;
+    let word = kernel::forget(u64::from(segment.local_port) << 16 | u64::from(segment.remote_port));
+    segment.local_port = (word >> 16) as u16;
+    segment.remote_port = word as u16;
+    source.tuple.family = kernel::forget(u64::from(source.tuple.family)) as u16;
+}
+
 /// Origin, state and all that the socket knows of the connection.
 #[inline(always)]
 pub(crate) fn connection(sk: Option<Sock>, facts: &mut Facts) -> Source {
     let mut source = Source {
-        tcp: None,
-        has_tuple: false,
+        full: false,
+        connection: 0,
         local_port: 0,
         remote_port: 0,
+        tuple: Tuple::unknown(),
+        service: 0,
+        hash: 0,
     };
     let Some(sk) = sk else {
         facts.origin = Origin::None as u8;
@@ -87,7 +162,7 @@ pub(crate) fn connection(sk: Option<Sock>, facts: &mut Facts) -> Source {
     // Required fields: the daemon does not start without them.
     let state = sk.common::<u8>(Field::SkState).unwrap_or_default();
     source.local_port = sk.common::<u16>(Field::SkNum).unwrap_or_default();
-    source.remote_port = u16::from_be(sk.common::<u16>(Field::SkDport).unwrap_or_default());
+    source.remote_port = remote_port(sk);
     facts.state = state;
     facts.known |= known::STATE;
     if state == state::TIME_WAIT || state == state::NEW_SYN_RECV {
@@ -96,7 +171,7 @@ pub(crate) fn connection(sk: Option<Sock>, facts: &mut Facts) -> Source {
         } else {
             Origin::Request as u8
         };
-        source.has_tuple = true;
+        source.tuple = Tuple::of_socket(sk, source.local_port, source.remote_port);
         return source;
     }
     facts.origin = Origin::Socket as u8;
@@ -105,16 +180,20 @@ pub(crate) fn connection(sk: Option<Sock>, facts: &mut Facts) -> Source {
         source.remote_port = 0;
         return source;
     }
-    source.has_tuple = true;
     let Some(tcp) = sk.tcp() else {
         return source;
     };
-    source.tcp = Some(tcp);
+    source.full = true;
+    source.connection = u64::from(sk.low_half()) << 32
+        | u64::from(tcp.get::<u32>(Field::TpRcvNxt).unwrap_or_default());
     // `skc_num` is 0 once the socket has left the hash table.
     source.local_port = u16::from_be(tcp.get::<u16>(Field::InetSport).unwrap_or_default());
+    source.tuple = Tuple::of_socket(sk, source.local_port, source.remote_port);
+    life(sk, source.remote_port, facts);
     socket(tcp, facts);
     if state != state::SYN_SENT && state != state::SYN_RECV {
         data(tcp, facts);
+        source.remember_by(sk);
     }
     source
 }
@@ -140,6 +219,102 @@ macro_rules! fact {
     };
 }
 
+/// What the table of sockets knows.
+#[inline(always)]
+fn life(sk: Sock, remote_port: u16, facts: &mut Facts) {
+    let Some(life) = sockets::find(sk, remote_port) else {
+        return;
+    };
+    facts.tracked_role = life.role;
+    facts.tracked_turn = life.turn;
+    if facts.state == state::CLOSE && life.state_before != 0 {
+        facts.state_before = life.state_before;
+        facts.known |= known::STATE_BEFORE;
+    }
+    if life.start != 0 {
+        // SAFETY: takes no argument and reads a kernel variable.
+        let age = life.age(unsafe { bpf_jiffies64() });
+        facts.age = if age > u64::from(u32::MAX) {
+            u32::MAX
+        } else {
+            age as u32
+        };
+        facts.known |= known::AGE;
+    }
+}
+
+/// What is known of the connection of a segment that has no socket of its own,
+/// and of listeners where it went.
+#[inline(always)]
+pub(crate) fn history(
+    control: *mut Control,
+    sk: Option<Sock>,
+    segment: &Segment,
+    source: &mut Source,
+    facts: &mut Facts,
+) {
+    let met_listener = facts.origin == Origin::Socket as u8;
+    if met_listener {
+        facts.listened = Listened::Now as u8;
+        accept_queue(sk, facts);
+    }
+    let Some(netns) = sk
+        .and_then(Sock::net)
+        .or_else(|| segment.skb.and_then(Skb::net))
+        .map(Net::id)
+    else {
+        return;
+    };
+    let syn = facts.segment_flags & (flag::SYN | flag::ACK) == flag::SYN;
+    if !syn {
+        if facts.origin != Origin::TimeWait as u8 {
+            source.tuple = Tuple::of_segment(segment);
+        }
+        if source.tuple.family == 0 {
+            return;
+        }
+        source.hash = source.tuple.hash(netns);
+        if let Some(ending) = closed::find(control, source.hash) {
+            facts.closed = ending.closed;
+            facts.tracked_role = ending.role;
+            facts.tracked_turn = ending.turn;
+            source.service = ending.port;
+            return;
+        }
+        facts.closed = Closed::No as u8;
+        if facts.payload_len == 0 {
+            return;
+        }
+    }
+    if !met_listener {
+        let listened = listeners::find(control, netns, segment.local_port, || {
+            Tuple::of_segment(segment).address()
+        });
+        facts.listened = listened as u8;
+        if matches!(listened, Listened::Now | Listened::Before) {
+            source.service = segment.local_port;
+        }
+    }
+}
+
+/// Whether the listener answers an overflow of its accept queue with a reset
+/// (`sk_acceptq_is_full`, include/net/sock.h).
+#[inline(always)]
+fn accept_queue(sk: Option<Sock>, facts: &mut Facts) {
+    let Some(sk) = sk else {
+        return;
+    };
+    let queued = sk.common::<u32>(Field::SkAckBacklog);
+    let room = sk.common::<u32>(Field::SkMaxAckBacklog);
+    let resets = sk
+        .net()
+        .and_then(|net| net.get::<u8>(Field::NetAbortOnOverflow));
+    if let (Some(queued), Some(room), Some(resets)) = (queued, room, resets) {
+        facts.accept_overflow = kernel::flag(queued > room && resets != 0);
+        facts.known |= known::ACCEPT_OVERFLOW;
+    }
+}
+
 #[inline(always)]
 fn socket(tcp: TcpSock, facts: &mut Facts) {
     fact!(facts.shutdown = tcp.get::<u8>(Field::SkShutdown), SHUTDOWN);
@@ -153,11 +328,29 @@ fn socket(tcp: TcpSock, facts: &mut Facts) {
             .map(|socket| kernel::flag(socket != 0)),
         HAS_SOCKET
     );
+    fact!(
+        facts.no_fin_wait2 = tcp
+            .get::<u32>(Field::TpLinger2)
+            .map(|linger2| (linger2 >> 31) as u8),
+        LINGER2
+    );
     facts.mptcp = tcp.get::<u8>(Field::TpIsMptcp).unwrap_or_default() & 1;
     fact!(
         facts.linger_time = tcp.get::<u64>(Field::SkLingerTime).map(|time| time as u32),
         LINGER_TIME
     );
+}
+
+/// The facts that tell who has spoken last.
+#[inline(always)]
+pub(crate) fn turn(sk: Sock, facts: &mut Facts) {
+    if let Some(tcp) = sk.tcp() {
+        fact!(
+            facts.sock_flags = tcp.get::<u64>(Field::SkFlags).map(|flags| flags as u8),
+            SOCK_FLAGS
+        );
+        data(tcp, facts);
+    }
 }
 
 /// Clocks, sequence numbers and volume; all meaningless before the handshake.
@@ -166,6 +359,8 @@ fn data(tcp: TcpSock, facts: &mut Facts) {
     // SAFETY: takes no argument and reads a kernel variable.
     let now = unsafe { bpf_jiffies64() } as u32;
     let age = |then: u32| now.wrapping_sub(then);
+    // The kernel keeps eight times the value.
+    facts.srtt_us = tcp.get::<u32>(Field::TpSrttUs).unwrap_or_default() >> 3;
     fact!(
         facts.idle_tx = tcp.get::<u32>(Field::TpLsndtime).map(age),
         IDLE_TX
@@ -233,18 +428,14 @@ fn data(tcp: TcpSock, facts: &mut Facts) {
     );
 }
 
-/// Whether the current task is the one that closes the socket. The kernel gives
-/// these reasons from system calls alone, after the socket has left its state.
-/// Timers and softirq run in whatever task they interrupt, and a socket killed
-/// from outside (`ss -K`) is still in its state.
+/// Whether the current task is the one that closes the socket: resets without a
+/// segment come after the socket has left its state from system calls alone
+/// (`__tcp_close`, `tcp_disconnect`, `inet_csk_listen_stop`). Timers run in
+/// whatever task they interrupt, and a socket killed from outside (`ss -K`) is
+/// still in its state.
 #[inline(always)]
 pub(crate) fn is_closing(facts: &Facts) -> bool {
-    !facts.knows(known::SEGMENT)
-        && facts.state == state::CLOSE
-        && matches!(
-            Reason::from_byte(facts.reason),
-            Reason::AbortOnClose | Reason::State | Reason::DisconnectWithData
-        )
+    !facts.knows(known::SEGMENT) && facts.state == state::CLOSE
 }
 
 /// Whether the closing task is exiting, and how.

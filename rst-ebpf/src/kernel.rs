@@ -17,16 +17,22 @@ use core::{
 };
 
 use aya_ebpf::{
-    helpers::{bpf_probe_read_kernel, generated::bpf_skc_to_tcp_sock},
+    EbpfContext as _,
+    helpers::{
+        bpf_probe_read_kernel,
+        generated::{bpf_skc_to_tcp_sock, bpf_sock_from_file},
+    },
     programs::BtfTracePointContext,
 };
 use rst_common::{
+    classify::Times,
     event::Control,
+    history::BUCKET_SLOTS,
     layout::{ABSENT, Field},
     reason::{MAX_REASONS, RAW_NONE},
 };
 
-use crate::maps::{LAYOUT, REASONS};
+use crate::maps::{CLOSED_MASK, LAYOUT, REASONS, SEED, SOCKETS_MASK};
 
 /// Offset of a field, or [`ABSENT`].
 #[inline(always)]
@@ -36,21 +42,89 @@ fn offset(field: Field) -> u32 {
     unsafe { ptr::read_volatile(&raw const LAYOUT[field as usize]) }
 }
 
-/// Jiffies after which a connection counts as idle.
+/// What the classifier measures durations by.
 #[inline(always)]
-pub(crate) fn idle_threshold(control: *mut Control) -> u32 {
+pub(crate) fn times(control: *mut Control) -> Times {
     // SAFETY: a valid map value, which the daemon sets before it attaches.
-    unsafe { ptr::read_volatile(&raw const (*control).idle) as u32 }
+    unsafe {
+        Times {
+            idle: ptr::read_volatile(&raw const (*control).idle) as u32,
+            jiffy_us: ptr::read_volatile(&raw const (*control).jiffy_us) as u32,
+        }
+    }
 }
 
-/// Zero, in a way the compiler can't see through: it turns runs of zeros into
-/// calls of its `memset`, which writes byte by byte here.
+/// Jiffies for which a closed connection is remembered.
+#[inline(always)]
+pub(crate) fn closed_window(control: *mut Control) -> u32 {
+    // SAFETY: a valid map value, which the daemon sets before it attaches.
+    unsafe { ptr::read_volatile(&raw const (*control).closed) as u32 }
+}
+
+/// Bucket of a duration in jiffies: how many bounds are below it.
+#[inline(always)]
+pub(crate) fn bucket(control: *mut Control, jiffies: u32) -> u32 {
+    let mut index = 0;
+    let mut step = BUCKET_SLOTS / 2;
+    while step != 0 {
+        // SAFETY: a valid map value; the mask bounds the index for the compiler
+        // and for the verifier.
+        let bound = unsafe {
+            (&raw const (*control).buckets)
+                .cast::<u32>()
+                .add((index as usize + step - 1) & (BUCKET_SLOTS - 1))
+                .read_volatile()
+        };
+        index += is_below(bound, jiffies) * step as u32;
+        step /= 2;
+    }
+    index
+}
+
+/// 1 where `a < b`, without a branch for the verifier to follow.
+#[inline(always)]
+fn is_below(a: u32, b: u32) -> u32 {
+    let mut difference = u64::from(a);
+    // SAFETY: computes with two registers.
+    unsafe {
+        asm!(
+            "{0} -= {1}",
+            "{0} >>= 63",
+            inout(reg) difference,
+            in(reg) u64::from(b),
+            options(pure, nomem, nostack),
+        );
+    }
+    difference as u32
+}
+
+/// Entries of the table of sockets less one.
+#[inline(always)]
+pub(crate) fn sockets_mask() -> u32 {
+    // SAFETY: volatile, because the daemon replaces the value after compilation.
+    unsafe { ptr::read_volatile(&raw const SOCKETS_MASK) }
+}
+
+/// Entries of the table of closed connections less one.
+#[inline(always)]
+pub(crate) fn closed_mask() -> u32 {
+    // SAFETY: as above.
+    unsafe { ptr::read_volatile(&raw const CLOSED_MASK) }
+}
+
+/// Start of every hash of a tuple.
+#[inline(always)]
+pub(crate) fn seed() -> u64 {
+    // SAFETY: as above.
+    unsafe { ptr::read_volatile(&raw const SEED) }
+}
+
+/// Zero, in a way neither the compiler nor the verifier can see through: the one
+/// turns runs of zeros into calls of its `memset`, which writes byte by byte
+/// here; the other would follow what was never written apart from what was.
 #[inline(always)]
 pub(crate) fn zero() -> u64 {
-    let zero;
-    // SAFETY: sets a register.
-    unsafe { asm!("{} = 0", out(reg) zero, options(pure, nomem, nostack)) };
-    zero
+    forget(0)
 }
 
 /// The same value, of which the verifier knows nothing any more.
@@ -86,7 +160,7 @@ pub(crate) fn flag(value: bool) -> u8 {
 
 /// The classifier's reason for a number of the running kernel.
 #[inline(always)]
-pub(crate) fn reason(raw: u16) -> u8 {
+pub(crate) fn reason(raw: u8) -> u8 {
     if raw == RAW_NONE {
         return 0;
     }
@@ -94,6 +168,20 @@ pub(crate) fn reason(raw: u16) -> u8 {
     // SAFETY: the mask bounds the index for the compiler and for the verifier.
     // Volatile, because the daemon replaces the value after compilation.
     unsafe { ptr::read_volatile((&raw const REASONS).cast::<u8>().add(index)) }
+}
+
+/// The context once more, so that the compiler reads its pointers again instead
+/// of keeping them.
+#[inline(always)]
+#[expect(
+    clippy::pointers_in_nomem_asm_block,
+    reason = "the register is copied, nothing is read through it"
+)]
+pub(crate) fn again(ctx: &BtfTracePointContext) -> BtfTracePointContext {
+    let mut pointer = ctx.as_ptr();
+    // SAFETY: leaves the register as it is.
+    unsafe { asm!("{0} = {0}", inout(reg) pointer, options(pure, nomem, nostack)) };
+    BtfTracePointContext::new(pointer)
 }
 
 /// The low half of a pointer, as a number the verifier knows nothing about.
@@ -166,12 +254,45 @@ impl Sock {
         argument(ctx, index).map(Self)
     }
 
+    /// The socket behind a `struct file *` that may be NULL or no socket at all.
+    #[inline(always)]
+    pub(crate) fn of_file(file: *mut u8) -> Option<Self> {
+        let file = NonNull::new(file)?;
+        // SAFETY: the helper takes any file and answers NULL where it is no
+        // socket.
+        let socket = unsafe { bpf_sock_from_file(file.as_ptr().cast()) };
+        let socket = NonNull::new(socket.cast::<u8>())?;
+        // SAFETY: PTR_TO_BTF_ID socket from the helper, checked for NULL.
+        let sk = unsafe { load::<*mut u8>(socket.as_ptr(), Field::SocketSk) }?;
+        if low_half(sk) == 0 {
+            return None;
+        }
+        NonNull::new(sk).map(Self)
+    }
+
     /// A field of `sock_common`.
     #[inline(always)]
     pub(crate) fn common<T: Copy>(self, field: Field) -> Option<T> {
         // SAFETY: PTR_TO_BTF_ID sock, which begins with sock_common, past the
         // NULL rule (see `argument`).
         unsafe { load(self.0.as_ptr(), field) }
+    }
+
+    /// Whether a number is its address.
+    #[inline(always)]
+    pub(crate) fn is_at(self, address: u64) -> bool {
+        self.0.as_ptr() as u64 == address
+    }
+
+    /// Writes its address as a number.
+    ///
+    /// # Safety
+    /// `place` must point into a map value.
+    #[inline(always)]
+    pub(crate) unsafe fn store_at(self, place: *mut u64) {
+        // SAFETY: the caller's promise; verifiers let programs with CAP_PERFMON
+        // store pointers in maps.
+        unsafe { ptr::write_volatile(place, self.0.as_ptr() as u64) };
     }
 
     /// The low half of its address: tells two live sockets apart.
@@ -234,6 +355,15 @@ impl Net {
         // walked pointers are read fault-safely.
         unsafe { load(self.0, field) }
     }
+
+    /// What tells it from other namespaces: its cookie, or its inode where the
+    /// kernel has none.
+    #[inline(always)]
+    pub(crate) fn id(self) -> u64 {
+        self.get::<u64>(Field::NetCookie)
+            .or_else(|| self.get::<u32>(Field::NetInum).map(u64::from))
+            .unwrap_or_default()
+    }
 }
 
 /// `struct sk_buff *` of a tracepoint: the segment that is answered.
@@ -252,5 +382,15 @@ impl Skb {
     pub(crate) fn get<T: Copy>(self, field: Field) -> Option<T> {
         // SAFETY: PTR_TO_BTF_ID sk_buff past the NULL rule (see `argument`).
         unsafe { load(self.0.as_ptr(), field) }
+    }
+
+    /// The network namespace of the device it came through. Only where the
+    /// segment met no socket: the kernel clears the device when it has found one.
+    #[inline(always)]
+    pub(crate) fn net(self) -> Option<Net> {
+        let device = self.get::<*const u8>(Field::SkbDev)?;
+        // SAFETY: the verifier types the pointer `struct net_device` from BTF;
+        // such walked pointers are read fault-safely.
+        unsafe { load::<*const u8>(device, Field::DevNet) }.map(Net)
     }
 }

@@ -1,7 +1,9 @@
 //! The eBPF programs: gather the facts of a reset, classify, count, emit.
 //!
 //! Hooks (tp_btf, all network namespaces): `tcp_send_reset` with its two
-//! prototypes, `tcp_receive_reset`. No policy lives here: what a reset means is
+//! prototypes, `tcp_receive_reset`, `inet_sock_set_state` for what is remembered
+//! of sockets, `inet_sk_error_report` for connections that die of silence; and
+//! `iter/task_file` once, for the listeners there are at the start. No policy lives here: what a reset means is
 //! decided by `rst_common::classify`.
 #![no_std]
 #![no_main]
@@ -17,11 +19,15 @@
     reason = "the kernel's wider fields are cut to the wire types on purpose, sizes are small constants"
 )]
 
+mod closed;
 mod count;
 mod emit;
 mod gather;
 mod kernel;
+mod listeners;
 mod maps;
+mod sockets;
+mod tuple;
 
 use aya_ebpf::{
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns},
@@ -29,10 +35,13 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, RawTracePointContext},
 };
 use rst_common::{
-    cause::Direction,
-    classify::{Verdict, classify},
-    count::CountKey,
-    facts::Facts,
+    cause::{Direction, Role, ends_connection, has_gap},
+    classify::{Verdict, classify_received, classify_sent, gap, role, turn, turn_at_close},
+    count::{CountKey, TimeoutKey},
+    event::Control,
+    facts::{Facts, known},
+    history::{Closed, Ending, Life},
+    layout::Field,
     reason::RAW_NONE,
     tcp::{shutdown, state},
 };
@@ -41,13 +50,20 @@ use crate::{
     gather::Segment,
     kernel::{Skb, Sock},
     maps::CONTROL,
+    tuple::Tuple,
 };
+
+/// `sk_protocol` of TCP; MPTCP is 262.
+const IPPROTO_TCP: u16 = 6;
+
+/// `include/uapi/asm-generic/errno.h`.
+const ETIMEDOUT: u32 = 110;
 
 /// From 6.10 on: `(sk, skb, reason)`.
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     // `enum sk_rst_reason` has a few dozen members.
-    send_reset(&ctx, ctx.arg::<u32>(2) as u16);
+    send_reset(&ctx, ctx.arg::<u32>(2) as u8);
     0
 }
 
@@ -61,76 +77,312 @@ pub fn tcp_send_reset_no_reason(ctx: BtfTracePointContext) -> i32 {
 /// `(sk)` in every version, always a full socket.
 #[btf_tracepoint(function = "tcp_receive_reset")]
 pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
-    if let Some(sk) = Sock::from_arg(&ctx, 0) {
-        receive_reset(&ctx, sk);
+    receive_reset(&ctx);
+    0
+}
+
+/// `(sk, oldstate, newstate)` in every version; MPTCP and SCTP pass here too.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
+    let (old, new) = (ctx.arg::<u32>(1) as u8, ctx.arg::<u32>(2) as u8);
+    let opens = new == state::SYN_SENT || new == state::ESTABLISHED && old == state::SYN_RECV;
+    let closes = new == state::CLOSE && old != state::SYN_SENT;
+    if !(opens || closes || new == state::CLOSE_WAIT || new == state::LISTEN) {
+        return 0;
+    }
+    let Some(sk) = Sock::from_arg(&ctx, 0) else {
+        return 0;
+    };
+    if sk.common::<u16>(Field::SkProtocol) != Some(IPPROTO_TCP) {
+        return 0;
+    }
+    if opens {
+        open(sk, new);
+    } else if new == state::LISTEN {
+        // What the table holds is of an earlier socket at the same address.
+        listen(sk, |_| false);
+    } else if old == state::LISTEN {
+        listeners::end(sk);
+    } else if closes {
+        close(sk, old);
+    } else {
+        let facts = turn_facts(sk);
+        let turn = kernel::forget(turn(&facts) as u64) as u8;
+        sockets::peer_closed(sk, gather::remote_port(sk), turn);
+    }
+    0
+}
+
+/// A connection begins. One that we asked for is known since its SYN.
+#[inline(always)]
+fn open(sk: Sock, new: u8) {
+    // SAFETY: takes no argument and reads a kernel variable.
+    let start = Life::start_of(unsafe { bpf_jiffies64() });
+    let remote_port = gather::remote_port(sk);
+    let client = new == state::SYN_SENT;
+    if !client && sockets::find(sk, remote_port).is_some_and(|life| life.role == Role::Client as u8)
+    {
+        // Both ends have sent a SYN.
+        return;
+    }
+    let role = if client { Role::Client } else { Role::Server };
+    let life = Life {
+        start,
+        role: role as u8,
+        turn: 0,
+        state_before: 0,
+        remote_port,
+    };
+    sockets::begin(sk, life);
+}
+
+/// A listener begins. Its entry in the table of sockets tells the iterator, which
+/// may come to a socket by several files, that it is known.
+#[inline(always)]
+fn listen(sk: Sock, known: impl FnOnce(bool) -> bool) {
+    let life = Life {
+        start: 0,
+        role: Role::Server as u8,
+        turn: 0,
+        state_before: 0,
+        remote_port: 0,
+    };
+    let new = sockets::begin(sk, life);
+    if let Some(control) = CONTROL.get_ptr_mut(0)
+        && !known(!new)
+    {
+        listeners::begin(control, sk);
+    }
+}
+
+/// A connection has ended. What our FIN has closed is remembered, for the peer's
+/// data may still come; what ends without a FIN or a reset is forgotten as the
+/// peer would see it.
+#[inline(always)]
+fn close(sk: Sock, old: u8) {
+    let remote_port = gather::remote_port(sk);
+    let life = sockets::end(sk, remote_port, old);
+    let closed = match old {
+        state::FIN_WAIT1 | state::FIN_WAIT2 => Closed::ByUs,
+        state::CLOSING | state::LAST_ACK => Closed::Done,
+        _ => return,
+    };
+    let (Some(control), Some(net), Some(local_port)) =
+        (CONTROL.get_ptr_mut(0), sk.net(), gather::local_port(sk))
+    else {
+        return;
+    };
+    let port = if life.role == Role::Server as u8 {
+        local_port
+    } else if life.role == Role::Client as u8 {
+        remote_port
+    } else {
+        0
+    };
+    let hash = Tuple::of_socket(sk, local_port, remote_port).hash(net.id());
+    let ending = Ending {
+        when: 0,
+        port,
+        role: life.role,
+        turn: kernel::forget(turn_at_close(&turn_facts(sk), kernel::times(control)) as u64) as u8,
+        closed: closed as u8,
+    };
+    closed::remember(control, hash, ending);
+}
+
+/// The facts that tell who sent data last.
+#[inline(always)]
+fn turn_facts(sk: Sock) -> Facts {
+    let mut facts = gather::facts(Direction::Received);
+    gather::turn(sk, &mut facts);
+    facts
+}
+
+/// From 5.14 on: `(sk)`. Tells the error that the application gets.
+#[btf_tracepoint(function = "inet_sk_error_report")]
+pub fn inet_sk_error_report(ctx: BtfTracePointContext) -> i32 {
+    let (Some(sk), Some(control)) = (Sock::from_arg(&ctx, 0), CONTROL.get_ptr_mut(0)) else {
+        return 0;
+    };
+    if sk.common::<u16>(Field::SkProtocol) != Some(IPPROTO_TCP) {
+        return 0;
+    }
+    // `tcp_write_err` reports the last ICMP error where there was one.
+    let error = sk.common::<u32>(Field::SkErr).unwrap_or_default();
+    let soft = sk.common::<u32>(Field::SkErrSoft).unwrap_or_default();
+    if error == 0 || error != ETIMEDOUT && error != soft {
+        return 0;
+    }
+    let mut facts = gather::facts(Direction::Received);
+    let source = gather::connection(Some(sk), &mut facts);
+    // Keep-alive resets the connection before it reports: that is no silence.
+    if source.hash != 0
+        && closed::find(control, source.hash)
+            .is_some_and(|ending| ending.closed == Closed::Done as u8)
+    {
+        return 0;
+    }
+    let port = gather::service(&source, &mut facts);
+    let role = kernel::forget(role(&facts) as u64) as u8 & 3;
+    count::timeout(&TimeoutKey { port, role, pad: 0 });
+    0
+}
+
+/// `struct bpf_iter__task_file` of `kernel/bpf/task_iter.c`: where the file is.
+const ITER_FILE: usize = 3;
+
+/// Run once at the start: notes the listeners that exist already.
+///
+/// # Safety
+/// For the kernel to call, with the context of a `task_file` iterator.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+pub unsafe extern "C" fn listeners_at_start(ctx: *const *mut u8) -> i32 {
+    // SAFETY: the context has four words; the verifier types the last one
+    // `struct file *` or NULL.
+    let file = unsafe { ctx.add(ITER_FILE).read() };
+    if let Some(sk) = Sock::of_file(file)
+        && sk.common::<u16>(Field::SkProtocol) == Some(IPPROTO_TCP)
+        && sk.common::<u8>(Field::SkState) == Some(state::LISTEN)
+    {
+        listen(sk, |known| known);
     }
     0
 }
 
 #[inline(always)]
-fn send_reset(ctx: &BtfTracePointContext, raw_reason: u16) {
+fn send_reset(ctx: &BtfTracePointContext, raw_reason: u8) {
     // The map's only entry: the check is for the verifier.
     let Some(control) = CONTROL.get_ptr_mut(0) else {
         return;
     };
-    let sk = Sock::from_arg(ctx, 0);
-    let skb = Skb::from_arg(ctx, 1);
-
     let mut facts = gather::facts(Direction::Sent);
     facts.reason = kernel::reason(raw_reason);
-    let segment = Segment::gather(skb, &mut facts);
-    let source = gather::connection(sk, &mut facts);
-    if skb.is_none() {
-        gather::task(&mut facts);
+    let mut segment = Segment::gather(Skb::from_arg(ctx, 1), &mut facts);
+    let sk = Sock::from_arg(ctx, 0);
+    let mut source = gather::connection(sk, &mut facts);
+    if !source.full {
+        gather::history(control, sk, &segment, &mut source, &mut facts);
     }
-    let port = gather::service(&source, &mut facts);
-    let verdict = classify(&facts, kernel::idle_threshold(control));
+    gather::task(&mut facts);
+    gather::settle(&mut facts, &mut source, &mut segment);
 
-    let key = key(&facts, verdict, raw_reason, port);
-    count::count(&key);
-    let doubt = if skb.is_some() {
-        source.id(sk).map_or(0, |id| count::retract_receive(&id))
-    } else {
-        0
+    let port = gather::service(&source, &mut facts);
+    let key = count(
+        control,
+        &facts,
+        classify_sent(&facts, kernel::times(control)),
+        raw_reason,
+        port,
+    );
+    let doubt = match source.id() {
+        Some(id) if facts.knows(known::SEGMENT) => count::retract_receive(control, &id),
+        _ => 0,
     };
+    // Refused and stray segments are of no connection.
+    if source.hash != 0 && ends_connection(key.cause) {
+        closed::remember(control, source.hash, ending(&key));
+    }
+
+    let ctx = &kernel::again(ctx);
+    segment.skb = Skb::from_arg(ctx, 1);
+    let doubt = kernel::forget(u64::from(doubt)) as u32;
+    let sk = Sock::from_arg(ctx, 0);
     emit::emit(ctx, control, &facts, &key, &source, sk, &segment, doubt);
 }
 
 #[inline(always)]
-fn receive_reset(ctx: &BtfTracePointContext, sk: Sock) {
-    let Some(control) = CONTROL.get_ptr_mut(0) else {
+fn receive_reset(ctx: &BtfTracePointContext) {
+    let (Some(control), Some(sk)) = (CONTROL.get_ptr_mut(0), Sock::from_arg(ctx, 0)) else {
         return;
     };
     let mut facts = gather::facts(Direction::Received);
-    let source = gather::connection(Some(sk), &mut facts);
-    let port = gather::service(&source, &mut facts);
-    let verdict = classify(&facts, kernel::idle_threshold(control));
+    let mut source = gather::connection(Some(sk), &mut facts);
+    let mut segment = Segment::NONE;
+    gather::settle(&mut facts, &mut source, &mut segment);
 
-    let key = key(&facts, verdict, RAW_NONE, port);
-    count::count(&key);
+    let port = gather::service(&source, &mut facts);
+    let verdict = classify_received(&facts, kernel::times(control));
+    let key = count(control, &facts, verdict, RAW_NONE, port);
     // `tcp_rcv_state_process`: the states in which data after shutdown ends in
     // `tcp_reset`.
     let doubtful = matches!(
         facts.state,
         state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSE_WAIT | state::CLOSING | state::LAST_ACK
     ) && facts.shutdown & shutdown::RCV != 0;
-    let doubt = if doubtful {
-        source
-            .id(Some(sk))
-            .map_or(0, |id| count::doubt_receive(&id, key))
-    } else {
-        0
+    let doubt = match source.id() {
+        Some(id) if doubtful => {
+            let age = if facts.knows(known::AGE) {
+                u64::from(facts.age)
+            } else {
+                u64::MAX
+            };
+            count::doubt_receive(&id, key, age)
+        }
+        _ => 0,
     };
-    emit::emit(
-        ctx,
-        control,
-        &facts,
-        &key,
-        &source,
-        Some(sk),
-        &Segment::NONE,
-        doubt,
-    );
+    if source.hash != 0 && ends_connection(key.cause) {
+        closed::remember(control, source.hash, ending(&key));
+    }
+
+    let ctx = &kernel::again(ctx);
+    let doubt = kernel::forget(u64::from(doubt)) as u32;
+    let sk = Sock::from_arg(ctx, 0);
+    emit::emit(ctx, control, &facts, &key, &source, sk, &segment, doubt);
+}
+
+/// What is remembered of a connection whose reset is counted.
+#[inline(always)]
+fn ending(key: &CountKey) -> Ending {
+    Ending {
+        when: 0,
+        port: key.port,
+        role: key.role,
+        turn: 0,
+        closed: Closed::Done as u8,
+    }
+}
+
+/// Counts what was decided.
+#[inline(always)]
+fn count(
+    control: *mut Control,
+    facts: &Facts,
+    verdict: Verdict,
+    raw_reason: u8,
+    port: u16,
+) -> CountKey {
+    // The verifier would follow each verdict through all that comes after.
+    let [cause, impact, role, ..] = kernel::forget(u64::from_le_bytes([
+        verdict.cause as u8,
+        verdict.impact as u8,
+        verdict.role as u8,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ]))
+    .to_le_bytes();
+    let mut key = CountKey {
+        direction: facts.direction,
+        cause,
+        impact,
+        role,
+        reason: raw_reason,
+        gap: 0,
+        port,
+    };
+    let mut silence = 0;
+    if has_gap(cause) {
+        silence = gap(facts, cause);
+        key.gap = kernel::bucket(control, silence) as u8 + 1;
+    }
+    count::count(&key, silence);
+    if facts.knows(known::AGE) {
+        count::age(control, &key, facts.age);
+    }
+    key
 }
 
 /// Not attached: the daemon runs it once, to learn the kernel's HZ from one
@@ -145,30 +397,6 @@ pub fn clock(_ctx: RawTracePointContext) -> i32 {
         }
     }
     0
-}
-
-#[inline(always)]
-fn key(facts: &Facts, verdict: Verdict, reason: u16, port: u16) -> CountKey {
-    // The verifier would follow each verdict through all that comes after.
-    let [cause, impact, role, ..] = kernel::forget(u64::from_le_bytes([
-        verdict.cause as u8,
-        verdict.impact as u8,
-        verdict.role as u8,
-        0,
-        0,
-        0,
-        0,
-        0,
-    ]))
-    .to_le_bytes();
-    CountKey {
-        direction: facts.direction,
-        cause,
-        impact,
-        role,
-        reason,
-        port,
-    }
 }
 
 #[cfg(not(test))]

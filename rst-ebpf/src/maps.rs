@@ -3,11 +3,13 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use rst_common::{
-    count::{CountKey, CountValue, OVERFLOW_ENTRIES},
+    cause::{Cause, Role},
+    count::{AGES_ENTRIES, Ages, CountKey, CountValue, OVERFLOW_ENTRIES, TimeoutKey},
     event::{Control, DOUBT_SLOTS, DetailStats, Doubt, PORT_WORDS},
+    history::{Listener, ListenerKey, Set},
     layout::{ABSENT, FIELD_COUNT, Layout},
     reason::MAX_REASONS,
 };
@@ -24,6 +26,37 @@ pub(crate) static RESETS: PerCpuHashMap<CountKey, CountValue> =
 #[map]
 pub(crate) static OVERFLOW: PerCpuArray<CountValue> =
     PerCpuArray::with_max_entries(OVERFLOW_ENTRIES as u32, 0);
+
+/// Silence before the resets that the full count map can't take, by cause.
+#[map]
+pub(crate) static OVERFLOW_GAPS: PerCpuArray<Ages> =
+    PerCpuArray::with_max_entries(Cause::ALL.len() as u32, 0);
+
+/// Ages of the connections that were reset.
+#[map]
+pub(crate) static AGES: PerCpuArray<Ages> = PerCpuArray::with_max_entries(AGES_ENTRIES as u32, 0);
+
+/// Connections that died of silence.
+#[map]
+pub(crate) static TIMEOUTS: PerCpuHashMap<TimeoutKey, u64> =
+    PerCpuHashMap::with_max_entries(1024, 0);
+
+/// What the full map of timeouts can't take, by role.
+#[map]
+pub(crate) static TIMEOUTS_OVERFLOW: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(Role::ALL.len() as u32, 0);
+
+/// Sockets while they live. Sized by the daemon before load.
+#[map]
+pub(crate) static SOCKETS: Array<Set> = Array::with_max_entries(1, 0);
+
+/// Connections that were closed or reset here a moment ago. Sized likewise.
+#[map]
+pub(crate) static CLOSED: Array<Set> = Array::with_max_entries(1, 0);
+
+/// Who listens, and who has listened.
+#[map]
+pub(crate) static LISTENERS: HashMap<ListenerKey, Listener> = HashMap::with_max_entries(8192, 0);
 
 /// Receive events that may be none.
 #[map]
@@ -53,3 +86,15 @@ pub(crate) static LAYOUT: Layout = [ABSENT; FIELD_COUNT];
 /// the daemon before load.
 #[unsafe(no_mangle)]
 pub(crate) static REASONS: [u8; MAX_REASONS] = [0; MAX_REASONS];
+
+/// Entries of `SOCKETS` less one; set by the daemon before load.
+#[unsafe(no_mangle)]
+pub(crate) static SOCKETS_MASK: u32 = 0;
+
+/// Entries of `CLOSED` less one; likewise.
+#[unsafe(no_mangle)]
+pub(crate) static CLOSED_MASK: u32 = 0;
+
+/// Start of every hash of a tuple; likewise, at random.
+#[unsafe(no_mangle)]
+pub(crate) static SEED: u64 = 0;

@@ -1,5 +1,7 @@
 //! Each rule with a case it decides and a near miss.
 
+mod examples;
+
 use super::*;
 use crate::cause::Text;
 use crate::facts::PAYLOAD_PREFIX;
@@ -7,8 +9,14 @@ use crate::facts::PAYLOAD_PREFIX;
 /// Threshold of the tests, jiffies.
 const IDLE: u32 = 250;
 
+/// 250 jiffies a second.
+const TIMES: Times = Times {
+    idle: IDLE,
+    jiffy_us: 4000,
+};
+
 fn decide(facts: &Facts) -> Verdict {
-    classify(facts, IDLE)
+    classify(facts, TIMES)
 }
 
 /// An established socket of a client that sent 100 bytes and got 200, all
@@ -19,6 +27,7 @@ fn client() -> Facts {
         origin: Origin::Socket as u8,
         state: state::ESTABLISHED,
         has_socket: 1,
+        age: 10_000,
         idle_tx: 20,
         idle_rx: 10,
         idle_segment: 10,
@@ -60,6 +69,8 @@ fn received(facts: Facts) -> Facts {
 fn closing(facts: Facts, reason: Reason) -> Facts {
     sent(Facts {
         state: state::CLOSE,
+        state_before: facts.state,
+        shutdown: shutdown::BOTH,
         reason: reason as u8,
         ..facts
     })
@@ -111,7 +122,6 @@ fn segments_that_meet_no_socket() {
         Cause::Stray,
         Impact::Benign,
     );
-    check(&none(flag::ACK, 1), Cause::Unknown, Impact::Uncertain);
     let unreadable = Facts {
         known: 0,
         ..none(0, 0)
@@ -121,19 +131,39 @@ fn segments_that_meet_no_socket() {
 
 #[test]
 fn data_for_what_we_had_closed() {
+    let answering = |origin, flags, len| Facts {
+        tracked_role: Role::Server as u8,
+        ..answering(origin, flags, len)
+    };
     let late = answering(Origin::TimeWait, flag::ACK, 500);
     check(&late, Cause::LateData, Impact::ConnectionBroken);
+    // A client that no longer waits loses nothing it wanted.
+    let of_client = |late: Facts, turn: Turn| Facts {
+        tracked_role: Role::Client as u8,
+        tracked_turn: turn as u8,
+        ..late
+    };
+    check(
+        &of_client(late, Turn::Us),
+        Cause::LateData,
+        Impact::ConnectionBroken,
+    );
+    check(
+        &of_client(late, Turn::Peer),
+        Cause::LateData,
+        Impact::Uncertain,
+    );
     check(
         &answering(Origin::TimeWait, flag::SYN, 0),
-        Cause::Unknown,
+        Cause::ProtocolError,
         Impact::Uncertain,
     );
 
     let full = Facts {
-        known: client().known | known::SEGMENT,
+        known: server().known | known::SEGMENT,
         segment_flags: flag::ACK,
         payload_len: 500,
-        ..closing(client(), Reason::AbortOnData)
+        ..closing(server(), Reason::AbortOnData)
     };
     check(&full, Cause::LateData, Impact::ConnectionBroken);
 
@@ -181,14 +211,27 @@ fn listeners() {
     assert_eq!(verdict.role, Role::Server);
     check(
         &listener(Reason::InvalidSyn, flag::SYN),
-        Cause::Unknown,
+        Cause::ProtocolError,
         Impact::Uncertain,
     );
-    check(
-        &listener(Reason::Unspecified, flag::ACK),
-        Cause::Unknown,
-        Impact::Uncertain,
-    );
+    // Without a reason the accept queue tells.
+    let full = Facts {
+        known: known::SEGMENT | known::STATE | known::ACCEPT_OVERFLOW,
+        accept_overflow: 1,
+        ..listener(Reason::Unspecified, flag::ACK)
+    };
+    check(&full, Cause::ListenOverflow, Impact::ConnectFailed);
+    let room = Facts {
+        accept_overflow: 0,
+        ..full
+    };
+    check(&room, Cause::Stray, Impact::Benign);
+    // A full queue does not make a handshake of what the kernel calls none.
+    let stray = Facts {
+        reason: Reason::Flags as u8,
+        ..full
+    };
+    check(&stray, Cause::Stray, Impact::Benign);
 }
 
 #[test]
@@ -277,8 +320,13 @@ fn aborting_on_purpose() {
         ..server()
     };
     check(&abort(pending), Cause::AppAbort, Impact::ConnectionBroken);
+    check(&abort(client()), Cause::AppAbort, Impact::Benign);
     // Client or server can't be told, so neither can who waits.
-    check(&abort(client()), Cause::AppAbort, Impact::Uncertain);
+    let unseen = Facts {
+        known: client().known & !known::STATE_BEFORE,
+        ..client()
+    };
+    check(&abort(unseen), Cause::AppAbort, Impact::Uncertain);
 
     let lingering = Facts {
         linger_time: 100,
@@ -290,6 +338,12 @@ fn aborting_on_purpose() {
         Cause::Unknown,
         Impact::Uncertain,
     );
+    // connect(AF_UNSPEC) closes nothing.
+    let disconnected = Facts {
+        shutdown: 0,
+        ..closing(server(), Reason::State)
+    };
+    check(&disconnected, Cause::AppAbort, Impact::Benign);
 }
 
 #[test]
@@ -319,11 +373,7 @@ fn timers_and_limits() {
         Cause::MemoryPressure,
         Impact::ConnectionBroken,
     );
-    check(
-        &by(Reason::AbortOnLinger),
-        Cause::Unknown,
-        Impact::Uncertain,
-    );
+    check(&by(Reason::InvalidSyn), Cause::Unknown, Impact::Uncertain);
 }
 
 #[test]
@@ -360,7 +410,12 @@ fn mptcp_subflows_prove_nothing_of_the_connection() {
         reason: Reason::AbortOnClose as u8,
         ..server()
     });
-    check(&subflow(fastclose), Cause::Unknown, Impact::Uncertain);
+    check(&subflow(fastclose), Cause::Mptcp, Impact::Benign);
+    check(
+        &subflow(received(client())),
+        Cause::Mptcp,
+        Impact::Uncertain,
+    );
 }
 
 #[test]
@@ -391,9 +446,20 @@ fn a_fin_is_no_data() {
     let shut = Facts {
         sock_flags: sock_flag::LINGER,
         unacked: 1,
+        state_before: state::FIN_WAIT1,
         ..closing(server(), Reason::State)
     };
-    check(&shut, Cause::AppAbort, Impact::Uncertain);
+    check(&shut, Cause::AppAbort, Impact::Benign);
+    let byte = Facts {
+        state_before: state::ESTABLISHED,
+        ..shut
+    };
+    check(&byte, Cause::AppAbort, Impact::ConnectionBroken);
+    let unseen = Facts {
+        known: shut.known & !known::STATE_BEFORE,
+        ..shut
+    };
+    check(&unseen, Cause::AppAbort, Impact::Uncertain);
 }
 
 #[test]
@@ -402,17 +468,31 @@ fn aborts_by_the_kernel_itself() {
     let linger2 = Facts {
         known: server().known | known::SEGMENT,
         segment_flags: flag::ACK,
+        no_fin_wait2: 1,
         ..closing(server(), Reason::AbortOnData)
     };
-    check(&linger2, Cause::Unknown, Impact::Uncertain);
+    check(&linger2, Cause::AppAbort, Impact::Benign);
+    let patient = Facts {
+        no_fin_wait2: 0,
+        ..linger2
+    };
+    check(&patient, Cause::Unknown, Impact::Uncertain);
     // The timer of an orphan, not an administrator.
     let timer = sent(Facts {
         reason: Reason::State as u8,
         state: state::FIN_WAIT2,
         sock_flags: sock_flag::DEAD,
+        no_fin_wait2: 1,
+        // With our FIN.
+        bytes_acked: 201,
         ..server()
     });
-    check(&timer, Cause::Unknown, Impact::Uncertain);
+    check(&timer, Cause::AppAbort, Impact::Benign);
+    let orphan = Facts {
+        no_fin_wait2: 0,
+        ..timer
+    };
+    check(&orphan, Cause::Unknown, Impact::Uncertain);
 }
 
 #[test]
@@ -432,9 +512,18 @@ fn the_peer_had_closed() {
             state,
             unsent,
             unacked,
+            // It had asked before it closed.
+            tracked_role: Role::Server as u8,
+            tracked_turn: Turn::Peer as u8,
             ..server()
         })
     };
+    // What a server sends unasked after that nobody waits for.
+    let unasked = Facts {
+        tracked_turn: Turn::Us as u8,
+        ..closed(state::CLOSE_WAIT, 5, 0)
+    };
+    check(&unasked, Cause::PeerClosed, Impact::Uncertain);
     check(
         &closed(state::CLOSE_WAIT, 0, 0),
         Cause::PeerClosed,
@@ -629,10 +718,21 @@ fn reset_before_any_data() {
         bytes_acked: 1,
         ..fresh(client())
     };
-    check(&connected, Cause::NoData, Impact::ConnectFailed);
+    let young = Facts {
+        age: IDLE - 1,
+        ..connected
+    };
+    check(&young, Cause::NoData, Impact::ConnectFailed);
+    // Keep-alive answers keep the last segment young.
+    check(&connected, Cause::PeerAbort, Impact::Uncertain);
+    let unseen = Facts {
+        known: connected.known & !known::AGE,
+        ..connected
+    };
+    check(&unseen, Cause::NoData, Impact::ConnectFailed);
     let old = Facts {
         idle_segment: IDLE,
-        ..connected
+        ..unseen
     };
     check(&old, Cause::PeerAbort, Impact::Uncertain);
 }
@@ -645,10 +745,23 @@ fn reset_in_active_use() {
         let losing = received(Facts {
             unsent,
             unacked,
+            // Longer ago than an acknowledgement may take.
+            idle_tx: 51,
+            idle_rx: 60,
             bytes_sent: 200 + u64::from(unacked),
             ..server()
         });
         check(&losing, Cause::PeerAbort, Impact::ConnectionBroken);
+        let recent = Facts {
+            idle_tx: 50,
+            ..losing
+        };
+        let impact = if unsent == 0 {
+            Impact::Uncertain
+        } else {
+            Impact::ConnectionBroken
+        };
+        check(&recent, Cause::PeerAbort, impact);
     }
     let blind = Facts {
         known: known::STATE,
@@ -677,8 +790,19 @@ fn roles_follow_from_the_sequence_numbers() {
         assert_eq!(role_in(server(), state, 1), Role::Server);
     }
     // At an active reset a FIN may have gone out before.
-    let ambiguous = decide(&closing(client(), Reason::AbortOnClose));
-    assert_eq!(ambiguous.role, Role::Unknown);
+    let closed = closing(client(), Reason::AbortOnClose);
+    assert_eq!(decide(&closed).role, Role::Client);
+    let unseen = Facts {
+        known: closed.known & !known::STATE_BEFORE,
+        ..closed
+    };
+    assert_eq!(decide(&unseen).role, Role::Unknown);
+    // Who has seen the connection begin knows better than the numbers.
+    let tracked = Facts {
+        tracked_role: Role::Server as u8,
+        ..unseen
+    };
+    assert_eq!(decide(&tracked).role, Role::Server);
     let certain = decide(&closing(server(), Reason::AbortOnClose));
     assert_eq!(certain.role, Role::Server);
     // Retransmissions are no new payload.
@@ -697,6 +821,92 @@ fn roles_follow_from_the_sequence_numbers() {
         decide(&answering(Origin::None, flag::SYN, 0)).role,
         Role::Unknown
     );
+}
+
+#[test]
+fn refusals_where_somebody_listened() {
+    let syn = |listened: Listened| Facts {
+        listened: listened as u8,
+        ..answering(Origin::None, flag::SYN, 0)
+    };
+    for (listened, impact, role) in [
+        (Listened::Unknown, Impact::Uncertain, Role::Unknown),
+        (Listened::Never, Impact::Benign, Role::Unknown),
+        (Listened::Before, Impact::ConnectFailed, Role::Server),
+        (Listened::Now, Impact::ConnectFailed, Role::Server),
+    ] {
+        assert_eq!(check(&syn(listened), Cause::Refused, impact).role, role);
+    }
+}
+
+#[test]
+fn segments_of_connections_without_a_socket() {
+    let data = |closed: Closed, listened: Listened, len| Facts {
+        closed: closed as u8,
+        listened: listened as u8,
+        ..answering(Origin::None, flag::ACK, len)
+    };
+    let lost = data(Closed::No, Listened::Before, 100);
+    check(&lost, Cause::HalfOpen, Impact::ConnectionBroken);
+    // A farewell, a probe, a port that never served.
+    let farewell = with_payload(data(Closed::No, Listened::Before, 24), [0x17, 3, 3, 0, 19]);
+    check(&farewell, Cause::HalfOpen, Impact::Benign);
+    let probe = data(Closed::No, Listened::Before, 1);
+    check(&probe, Cause::HalfOpen, Impact::Uncertain);
+    let elsewhere = data(Closed::No, Listened::Never, 100);
+    check(&elsewhere, Cause::HalfOpen, Impact::Uncertain);
+
+    let late = Facts {
+        tracked_role: Role::Server as u8,
+        ..data(Closed::ByUs, Listened::Unknown, 100)
+    };
+    check(&late, Cause::LateData, Impact::ConnectionBroken);
+    for len in [0, 100] {
+        let more = data(Closed::Done, Listened::Before, len);
+        check(&more, Cause::AfterReset, Impact::Benign);
+    }
+    check(
+        &data(Closed::ByUs, Listened::Unknown, 0),
+        Cause::Stray,
+        Impact::Benign,
+    );
+    // A listener that is younger than the connection.
+    let younger = Facts {
+        known: known::SEGMENT | known::STATE,
+        origin: Origin::Socket as u8,
+        state: state::LISTEN,
+        reason: Reason::Flags as u8,
+        ..data(Closed::No, Listened::Now, 100)
+    };
+    check(&younger, Cause::HalfOpen, Impact::ConnectionBroken);
+}
+
+#[test]
+fn a_farewell_left_unread() {
+    let unread = |state_before, unread| Facts {
+        state_before,
+        unread,
+        ..closing(server(), Reason::AbortOnClose)
+    };
+    let farewell = unread(state::CLOSE_WAIT, 24);
+    check(&farewell, Cause::UnreadData, Impact::Benign);
+    let more = unread(state::CLOSE_WAIT, 25);
+    check(&more, Cause::UnreadData, Impact::ConnectionBroken);
+    // The FIN behind it may be under way; or it is a short question.
+    let open = unread(state::ESTABLISHED, 24);
+    check(&open, Cause::UnreadData, Impact::Uncertain);
+}
+
+#[test]
+fn the_silence_before() {
+    let idle = Facts {
+        idle_tx: 500,
+        idle_rx: 400,
+        idle_segment: 300,
+        ..client()
+    };
+    assert_eq!(gap(&idle, Cause::IdleTimeout as u8), 400);
+    assert_eq!(gap(&idle, Cause::StaleReuse as u8), 300);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use rst_common::event::Control;
+use rst_common::history::BUCKET_SLOTS;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 /// The mmapped value of the `CONTROL` map.
@@ -82,6 +83,35 @@ impl ControlPage {
         // SAFETY: projects a field of the mapped struct without reading it.
         let idle = self.atomic(|control| unsafe { &raw mut (*control).idle });
         idle.store(u64::from(jiffies), Ordering::Relaxed);
+    }
+
+    /// Sets how long a jiffy is, microseconds.
+    pub fn set_jiffy(&self, microseconds: u32) {
+        // SAFETY: projects a field of the mapped struct without reading it.
+        let jiffy = self.atomic(|control| unsafe { &raw mut (*control).jiffy_us });
+        jiffy.store(u64::from(microseconds), Ordering::Relaxed);
+    }
+
+    /// Sets the bounds of the histogram buckets and for how long a closed
+    /// connection is remembered, in jiffies. Before anything is attached.
+    pub fn set_times(&self, buckets: [u32; BUCKET_SLOTS], closed: u32) {
+        // SAFETY: projects fields of the mapped struct without reading them.
+        let (bounds, window) = unsafe {
+            let control = self.page.as_ptr();
+            (&raw mut (*control).buckets, &raw mut (*control).closed)
+        };
+        // SAFETY: inside the mapping, aligned; no program runs yet.
+        unsafe {
+            bounds.write_volatile(buckets);
+            window.write_volatile(u64::from(closed));
+        }
+    }
+
+    /// Says that there may be listeners that the programs don't know.
+    pub fn forget_listeners(&self) {
+        // SAFETY: projects a field of the mapped struct without reading it.
+        let forgotten = self.atomic(|control| unsafe { &raw mut (*control).listeners_forgotten });
+        forgotten.store(1, Ordering::Relaxed);
     }
 
     /// Detailed events sent since the start.

@@ -4,15 +4,21 @@ use std::collections::BTreeMap;
 
 use aya::maps::{MapData, MapError, PerCpuArray, PerCpuHashMap};
 use rst_common::cause::{Cause, Direction, Impact, Role};
-use rst_common::count::overflow_parts;
+use rst_common::count::{Ages, ages_index, ages_retracted_index, overflow_parts};
 use rst_common::event::DetailStats;
+use rst_common::history::{BUCKET_SLOTS, BUCKETS};
 
 /// [`rst_common::count::CountKey`] as it lies in memory.
 type RawKey = [u8; 8];
 /// [`rst_common::count::CountValue`] as it lies in memory.
-type RawValue = [u64; 2];
+type RawValue = [u64; 3];
 /// [`DetailStats`] as it lies in memory.
 type RawDetail = [u64; 2];
+/// [`Ages`] as it lies in memory.
+type RawAges = [u64; BUCKET_SLOTS + 1];
+const _: () = assert!(size_of::<RawAges>() == size_of::<Ages>());
+/// [`rst_common::count::TimeoutKey`] as it lies in memory.
+type RawTimeoutKey = [u8; 4];
 
 /// What a count belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,7 +32,7 @@ pub struct Series {
     /// What this host was.
     pub role: Role,
     /// The kernel's reason.
-    pub reason: Label<u16>,
+    pub reason: Label<u8>,
     /// The service's port.
     pub port: Label<u16>,
 }
@@ -42,11 +48,50 @@ pub enum Label<T> {
     Other,
 }
 
+/// Durations by bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Histogram {
+    /// How many fall into each bucket of [`BUCKETS`]; the last one is open.
+    pub buckets: [u64; BUCKETS.len() + 1],
+    /// Their sum, jiffies.
+    pub sum: u64,
+}
+
+impl Histogram {
+    fn of(raw: &RawAges) -> Self {
+        let mut histogram = Self::default();
+        histogram.buckets.copy_from_slice(&raw[..=BUCKETS.len()]);
+        histogram.sum = raw[BUCKET_SLOTS];
+        histogram
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.combine(other, u64::wrapping_add);
+    }
+
+    fn combine(&mut self, other: &Self, combine: fn(u64, u64) -> u64) {
+        for (own, others) in self.buckets.iter_mut().zip(other.buckets) {
+            *own = combine(*own, others);
+        }
+        self.sum = combine(self.sum, other.sum);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.buckets.iter().all(|count| *count == 0)
+    }
+}
+
 /// All counts at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Resets by series.
     pub resets: BTreeMap<Series, u64>,
+    /// Silence before the reset, for the causes that have one.
+    pub gaps: BTreeMap<(Cause, Label<u16>), Histogram>,
+    /// Ages of the connections, where known.
+    pub ages: BTreeMap<(Direction, Cause), Histogram>,
+    /// Connections that died of silence.
+    pub timeouts: BTreeMap<(Role, Label<u16>), u64>,
     /// Detailed events.
     pub detail: DetailStats,
     /// Series in the kernel's map.
@@ -55,13 +100,31 @@ pub struct Counts {
     pub overflow: u64,
 }
 
-/// The count maps.
+/// The kernel's maps of counts.
+pub struct CountMaps {
+    /// `RESETS`.
+    pub resets: PerCpuHashMap<MapData, RawKey, RawValue>,
+    /// `OVERFLOW`.
+    pub overflow: PerCpuArray<MapData, RawValue>,
+    /// `OVERFLOW_GAPS`.
+    pub overflow_gaps: PerCpuArray<MapData, RawAges>,
+    /// `AGES`.
+    pub ages: PerCpuArray<MapData, RawAges>,
+    /// `TIMEOUTS`.
+    pub timeouts: PerCpuHashMap<MapData, RawTimeoutKey, u64>,
+    /// `TIMEOUTS_OVERFLOW`.
+    pub timeouts_overflow: PerCpuArray<MapData, u64>,
+    /// `DETAIL`.
+    pub detail: PerCpuArray<MapData, RawDetail>,
+}
+
+/// Reads the count maps.
 pub struct Counters {
-    resets: PerCpuHashMap<MapData, RawKey, RawValue>,
-    overflow: PerCpuArray<MapData, RawValue>,
-    detail: PerCpuArray<MapData, RawDetail>,
+    maps: CountMaps,
     /// What was published last: a counter must not fall.
     published: BTreeMap<Series, u64>,
+    /// Likewise.
+    published_ages: BTreeMap<(Direction, Cause), Histogram>,
 }
 
 /// The kernel's counts as they stand.
@@ -69,28 +132,26 @@ pub struct Counters {
 struct Raw {
     /// Counted and taken back, by series.
     values: BTreeMap<Series, [u64; 2]>,
+    /// Silences.
+    gaps: BTreeMap<(Cause, Label<u16>), Histogram>,
     /// Keys in the count map.
     entries: usize,
 }
 
 impl Counters {
-    /// Takes the three maps over.
+    /// Takes the maps over.
     #[must_use]
-    pub fn new(
-        resets: PerCpuHashMap<MapData, RawKey, RawValue>,
-        overflow: PerCpuArray<MapData, RawValue>,
-        detail: PerCpuArray<MapData, RawDetail>,
-    ) -> Self {
+    pub fn new(maps: CountMaps) -> Self {
         Self {
-            resets,
-            overflow,
-            detail,
+            maps,
             published: BTreeMap::new(),
+            published_ages: BTreeMap::new(),
         }
     }
 
     /// Reads everything.
     pub fn read(&mut self) -> Result<Counts, MapError> {
+        let ages = self.read_ages()?;
         let first = self.read_raw()?;
         // A receive event that is none is counted a moment before it is taken
         // back. What has been taken back by the second pass covers all that was
@@ -101,6 +162,7 @@ impl Counters {
             None
         };
         let mut counts = Counts {
+            gaps: first.gaps,
             entries: first.entries,
             ..Counts::default()
         };
@@ -115,7 +177,20 @@ impl Counters {
             }
             counts.resets.insert(series, *published);
         }
-        for [sampled_out, lost] in self.detail.get(&0, 0)?.iter() {
+        for ((direction, cause), mut histogram) in ages {
+            if direction == Direction::Received {
+                let index = ages_retracted_index(cause as u8);
+                histogram.combine(
+                    &read_histogram(&self.maps.ages, index)?,
+                    u64::saturating_sub,
+                );
+            }
+            let published = self.published_ages.entry((direction, cause)).or_default();
+            published.combine(&histogram, u64::max);
+            counts.ages.insert((direction, cause), *published);
+        }
+        counts.timeouts = self.read_timeouts()?;
+        for [sampled_out, lost] in self.maps.detail.get(&0, 0)?.iter() {
             counts.detail.sampled_out += sampled_out;
             counts.detail.lost += lost;
         }
@@ -126,7 +201,10 @@ impl Counters {
     fn may_be_unsettled(&self, raw: &Raw) -> bool {
         raw.values.iter().any(|(series, [resets, retracted])| {
             series.direction == Direction::Received
-                && matches!(series.cause, Cause::AfterClose | Cause::PeerClosed)
+                && matches!(
+                    series.cause,
+                    Cause::AfterClose | Cause::PeerClosed | Cause::Mptcp
+                )
                 && resets.saturating_sub(*retracted)
                     != self.published.get(series).copied().unwrap_or_default()
         })
@@ -134,16 +212,25 @@ impl Counters {
 
     fn read_raw(&self) -> Result<Raw, MapError> {
         let mut raw = Raw::default();
-        for item in &self.resets {
+        for item in &self.maps.resets {
             let (key, values) = item?;
             raw.entries += 1;
-            if let Some(series) = series(key) {
-                raw.values.insert(series, sum(&values));
+            let Some((series, bucket)) = series(key) else {
+                continue;
+            };
+            let [resets, retracted, gap] = sum(&values);
+            let value = raw.values.entry(series).or_default();
+            value[0] += resets;
+            value[1] += retracted;
+            if let Some(bucket) = bucket {
+                let gaps = raw.gaps.entry((series.cause, series.port)).or_default();
+                gaps.buckets[bucket.min(BUCKETS.len())] += resets;
+                gaps.sum += gap;
             }
         }
-        for index in 0..self.overflow.len() {
-            let value = sum(&self.overflow.get(&index, 0)?);
-            if value == [0, 0] {
+        for index in 0..self.maps.overflow.len() {
+            let [resets, retracted, _] = sum(&self.maps.overflow.get(&index, 0)?);
+            if resets == 0 && retracted == 0 {
                 continue;
             }
             let (direction, cause, impact) = overflow_parts(index as usize);
@@ -162,35 +249,74 @@ impl Counters {
                 reason: Label::Other,
                 port: Label::Other,
             };
-            raw.values.insert(series, value);
+            raw.values.insert(series, [resets, retracted]);
+        }
+        for cause in Cause::ALL.iter().filter(|cause| cause.has_gap()) {
+            let gaps = read_histogram(&self.maps.overflow_gaps, *cause as u32)?;
+            if !gaps.is_empty() {
+                raw.gaps.insert((*cause, Label::Other), gaps);
+            }
         }
         Ok(raw)
     }
+
+    /// Ages as counted, before any are taken back.
+    fn read_ages(&self) -> Result<BTreeMap<(Direction, Cause), Histogram>, MapError> {
+        let mut ages = BTreeMap::new();
+        for direction in Direction::ALL {
+            for cause in Cause::ALL {
+                let index = ages_index(*direction as u8, *cause as u8);
+                let histogram = read_histogram(&self.maps.ages, index)?;
+                if !histogram.is_empty() {
+                    ages.insert((*direction, *cause), histogram);
+                }
+            }
+        }
+        Ok(ages)
+    }
+
+    fn read_timeouts(&self) -> Result<BTreeMap<(Role, Label<u16>), u64>, MapError> {
+        let mut timeouts = BTreeMap::new();
+        for item in &self.maps.timeouts {
+            let ([port_low, port_high, role, _], values) = item?;
+            let role = Role::from_byte(role).unwrap_or(Role::Unknown);
+            let port = port_label(u16::from_ne_bytes([port_low, port_high]));
+            *timeouts.entry((role, port)).or_default() += values.iter().sum::<u64>();
+        }
+        for role in Role::ALL {
+            let count: u64 = self
+                .maps
+                .timeouts_overflow
+                .get(&(*role as u32), 0)?
+                .iter()
+                .sum();
+            if count != 0 {
+                timeouts.insert((*role, Label::Other), count);
+            }
+        }
+        Ok(timeouts)
+    }
+}
+
+fn read_histogram(map: &PerCpuArray<MapData, RawAges>, index: u32) -> Result<Histogram, MapError> {
+    let mut histogram = Histogram::default();
+    for raw in map.get(&index, 0)?.iter() {
+        histogram.add(&Histogram::of(raw));
+    }
+    Ok(histogram)
 }
 
 fn sum(values: &[RawValue]) -> RawValue {
-    values
-        .iter()
-        .fold([0, 0], |[resets, retracted], [more, less]| {
-            [resets + more, retracted + less]
-        })
+    values.iter().fold([0; 3], |[a, b, c], [more, less, gap]| {
+        [a + more, b + less, c + gap]
+    })
 }
 
-/// The series of a key; `None` for bytes that no program of ours writes.
-fn series(key: RawKey) -> Option<Series> {
-    let [
-        direction,
-        cause,
-        impact,
-        role,
-        reason_low,
-        reason_high,
-        port_low,
-        port_high,
-    ] = key;
-    let reason = u16::from_ne_bytes([reason_low, reason_high]);
-    let port = u16::from_ne_bytes([port_low, port_high]);
-    Some(Series {
+/// The series of a key and its bucket of silence; `None` for bytes that no
+/// program of ours writes.
+fn series(key: RawKey) -> Option<(Series, Option<usize>)> {
+    let [direction, cause, impact, role, reason, gap, low, high] = key;
+    let series = Series {
         direction: Direction::from_byte(direction)?,
         cause: Cause::from_byte(cause)?,
         impact: Impact::from_byte(impact)?,
@@ -200,12 +326,17 @@ fn series(key: RawKey) -> Option<Series> {
         } else {
             Label::Value(reason)
         },
-        port: if port == 0 {
-            Label::None
-        } else {
-            Label::Value(port)
-        },
-    })
+        port: port_label(u16::from_ne_bytes([low, high])),
+    };
+    Some((series, usize::from(gap).checked_sub(1)))
+}
+
+fn port_label(port: u16) -> Label<u16> {
+    if port == 0 {
+        Label::None
+    } else {
+        Label::Value(port)
+    }
 }
 
 #[cfg(test)]
@@ -215,28 +346,30 @@ mod tests {
 
     #[test]
     fn a_key_reads_back_as_its_series() {
-        let [reason_low, reason_high] = RAW_NONE.to_ne_bytes();
         let [port_low, port_high] = 443u16.to_ne_bytes();
         let key = [
             Direction::Received as u8,
             Cause::PeerClosed as u8,
             Impact::Benign as u8,
             Role::Client as u8,
-            reason_low,
-            reason_high,
+            RAW_NONE,
+            11,
             port_low,
             port_high,
         ];
         assert_eq!(
             series(key),
-            Some(Series {
-                direction: Direction::Received,
-                cause: Cause::PeerClosed,
-                impact: Impact::Benign,
-                role: Role::Client,
-                reason: Label::None,
-                port: Label::Value(443),
-            })
+            Some((
+                Series {
+                    direction: Direction::Received,
+                    cause: Cause::PeerClosed,
+                    impact: Impact::Benign,
+                    role: Role::Client,
+                    reason: Label::None,
+                    port: Label::Value(443),
+                },
+                Some(10)
+            ))
         );
         assert_eq!(series([9, 0, 0, 0, 0, 0, 0, 0]), None);
     }

@@ -9,7 +9,12 @@ use super::btf::{Btf, Shape};
 const REASON_ENUM: &str = "sk_rst_reason";
 const REASON_PREFIX: &str = "SK_RST_REASON_";
 /// Typedefs that carry the prototypes of the tracepoints.
-const PROTOTYPES: [&str; 2] = ["btf_trace_tcp_send_reset", "btf_trace_tcp_receive_reset"];
+const PROTOTYPES: [&str; 4] = [
+    "btf_trace_tcp_send_reset",
+    "btf_trace_tcp_receive_reset",
+    "btf_trace_inet_sock_set_state",
+    "btf_trace_inet_sk_error_report",
+];
 
 /// Why this kernel's structures can't be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -40,6 +45,8 @@ pub struct KernelLayout {
     pub reason_names: Vec<Option<String>>,
     /// Whether `tcp_send_reset` passes a reason (6.10 and newer).
     pub send_reset_has_reason: bool,
+    /// Whether `inet_sk_error_report` is there (5.14 and newer).
+    pub has_error_report: bool,
 }
 
 /// Names to hand to [`Btf::parse`].
@@ -73,8 +80,13 @@ pub fn resolve(btf: &Btf<'_>) -> Result<KernelLayout, LayoutError> {
     let args = btf
         .tracepoint_args("tcp_send_reset")
         .ok_or(LayoutError::Tracepoint("tcp:tcp_send_reset"))?;
-    btf.tracepoint_args("tcp_receive_reset")
-        .ok_or(LayoutError::Tracepoint("tcp:tcp_receive_reset"))?;
+    for (name, full) in [
+        ("tcp_receive_reset", "tcp:tcp_receive_reset"),
+        ("inet_sock_set_state", "sock:inet_sock_set_state"),
+    ] {
+        btf.tracepoint_args(name)
+            .ok_or(LayoutError::Tracepoint(full))?;
+    }
     let (reasons, reason_names) = reasons(btf);
     Ok(KernelLayout {
         layout,
@@ -82,6 +94,7 @@ pub fn resolve(btf: &Btf<'_>) -> Result<KernelLayout, LayoutError> {
         reasons,
         reason_names,
         send_reset_has_reason: args >= 3,
+        has_error_report: btf.tracepoint_args("inet_sk_error_report").is_some(),
     })
 }
 

@@ -1,19 +1,23 @@
 //! Loads the programs and attaches them. All hooks stand in [`PROBES`].
 
 use std::fs;
+use std::io;
 use std::thread;
 use std::time::Duration;
 
-use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya::maps::{Array, Map, MapData, MapError, RingBuf};
 use aya::programs::{
-    BtfTracePoint, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _,
+    BtfTracePoint, Iter, Program, ProgramError, RawTracePoint, RawTracePointRunOptions,
+    TestRun as _,
 };
 use aya::{Btf, Ebpf, EbpfLoader};
+use rst_common::classify::Times;
 use rst_common::event::{Doubt, PORT_WORDS};
+use rst_common::history::{CLOSED_SECONDS, WAYS, bucket_bounds};
 
 use super::btf::{self, BtfError};
 use super::control::ControlPage;
-use super::counters::Counters;
+use super::counters::{CountMaps, Counters};
 use super::layout::{self, KernelLayout, LayoutError};
 use super::preflight::{Host, PreflightError};
 use crate::clock::Hz;
@@ -21,36 +25,81 @@ use crate::clock::Hz;
 /// The eBPF object, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/rst-ebpf-object"));
 
-/// A hook: a tracepoint and what it shows.
+/// A hook: a place in the kernel and what it shows.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
-    /// Kernel tracepoint; the `probe` label.
+    /// Kernel tracepoint or iterator; the `probe` label.
     pub name: &'static str,
     /// Whether the daemon can be ready without it.
     pub required: bool,
     /// What rst sees through it.
     pub shows: &'static str,
+    kind: Kind,
+    /// The program for this kernel; `None` where the kernel lacks the hook.
+    program: fn(&KernelLayout) -> Option<&'static str>,
 }
 
-/// Every hook.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// A tracepoint, by its BTF (tp_btf).
+    Tracepoint,
+    /// An iterator that is run once, when all else is attached.
+    Iterator,
+}
+
+/// Every hook, in the order in which they are attached.
 ///
 /// `tcp_send_reset` and `tcp_receive_reset` exist since 4.16. Before 6.10 the
 /// first does not fire for closed ports and TIME_WAIT.
 pub const PROBES: &[Probe] = &[
     Probe {
+        name: "inet_sock_set_state",
+        required: true,
+        shows: "the age, role and last state of connections, and listeners",
+        kind: Kind::Tracepoint,
+        program: |_| Some("inet_sock_set_state"),
+    },
+    Probe {
         name: "tcp_send_reset",
         required: true,
         shows: "resets this host sends",
+        kind: Kind::Tracepoint,
+        program: |kernel| {
+            Some(if kernel.send_reset_has_reason {
+                "tcp_send_reset"
+            } else {
+                "tcp_send_reset_no_reason"
+            })
+        },
     },
     Probe {
         name: "tcp_receive_reset",
         required: true,
         shows: "resets this host receives",
+        kind: Kind::Tracepoint,
+        program: |_| Some("tcp_receive_reset"),
+    },
+    Probe {
+        name: "inet_sk_error_report",
+        required: false,
+        shows: "connections that die of silence (since Linux 5.14)",
+        kind: Kind::Tracepoint,
+        program: |kernel| kernel.has_error_report.then_some("inet_sk_error_report"),
+    },
+    Probe {
+        name: LISTENERS_AT_START,
+        required: false,
+        shows: "who listened before rst started (since Linux 5.11)",
+        kind: Kind::Iterator,
+        program: |_| Some("listeners_at_start"),
     },
 ];
 
+/// The iterator over open files.
+const LISTENERS_AT_START: &str = "task_file";
+
 /// [`Doubt`] as it lies in memory.
-pub type RawDoubt = [u64; 3];
+pub type RawDoubt = [u64; 4];
 const _: () = assert!(size_of::<RawDoubt>() == size_of::<Doubt>());
 
 /// Sizes and switches the programs are loaded with.
@@ -64,6 +113,10 @@ pub struct Settings<'a> {
     pub idle_ms: u32,
     /// Ports that carry many requests at once.
     pub multiplexed_ports: &'a [u16],
+    /// Sockets remembered while they live.
+    pub tracked_sockets: u32,
+    /// Connections remembered after their end.
+    pub closed_connections: u32,
     /// Whether the programs log.
     pub log_kernel: bool,
 }
@@ -76,7 +129,7 @@ pub enum LoadError {
     Preflight(#[from] PreflightError),
     /// The BTF can't be read.
     #[error("cannot read the kernel's BTF: {0}")]
-    ReadBtf(#[source] std::io::Error),
+    ReadBtf(#[source] io::Error),
     /// The BTF makes no sense.
     #[error("cannot parse the kernel's BTF: {0}")]
     ParseBtf(#[from] BtfError),
@@ -120,9 +173,12 @@ pub enum LoadError {
         /// What is wrong.
         source: MapError,
     },
+    /// The kernel gives no random numbers.
+    #[error("cannot read a random number: {0}")]
+    Random(#[source] io::Error),
     /// The control page can't be mapped.
     #[error("cannot map the control page: {0}")]
-    Control(#[source] std::io::Error),
+    Control(#[source] io::Error),
 }
 
 /// An error with everything that caused it, on one line.
@@ -193,6 +249,8 @@ pub struct Kernel {
     pub layout: KernelLayout,
     /// Its timer ticks a second.
     pub hz: Hz,
+    /// What the programs measure durations by.
+    pub times: Times,
     /// Names of the probes that are attached.
     pub attached: Vec<&'static str>,
 }
@@ -209,11 +267,21 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
     let kernel_btf = Btf::from_sys_fs()?;
     // aya_log_common::Level: 0 logs nothing, 4 is debug.
     let log_level: u8 = if settings.log_kernel { 4 } else { 0 };
+    let (sockets, closed) = (
+        sets(settings.tracked_sockets),
+        sets(settings.closed_connections),
+    );
+    let seed = random()?;
     let mut ebpf = EbpfLoader::new()
         .btf(Some(&kernel_btf))
         .override_global("LAYOUT", &layout.layout[..], true)
         .override_global("REASONS", &layout.reasons[..], true)
         .override_global("AYA_LOG_LEVEL", &log_level, false)
+        .override_global("SOCKETS_MASK", &(sockets - 1), true)
+        .override_global("CLOSED_MASK", &(closed - 1), true)
+        .override_global("SEED", &seed, true)
+        .map_max_entries("SOCKETS", sockets)
+        .map_max_entries("CLOSED", closed)
         .map_max_entries("EVENTS", settings.ring_bytes)
         .map_max_entries("RESETS", settings.max_series)
         .load(OBJECT)
@@ -228,31 +296,62 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
     };
     let control = ControlPage::map(control.fd()).map_err(LoadError::Control)?;
     let hz = read_hz(&mut ebpf, &control)?;
-    control.set_idle(hz.jiffies(settings.idle_ms));
+    let second = hz.jiffies(1000);
+    let times = Times {
+        idle: hz.jiffies(settings.idle_ms),
+        jiffy_us: 1_000_000 / second,
+    };
+    control.set_idle(times.idle);
+    control.set_jiffy(times.jiffy_us);
+    control.set_times(bucket_bounds(second), CLOSED_SECONDS * second);
     let ports = ebpf
         .map_mut("MULTIPLEXED")
         .ok_or(LoadError::Object("MULTIPLEXED"))?;
     set_ports(ports, settings.multiplexed_ports).map_err(map_error("MULTIPLEXED"))?;
 
-    let send_reset = if layout.send_reset_has_reason {
-        "tcp_send_reset"
-    } else {
-        "tcp_send_reset_no_reason"
-    };
-    let programs = [send_reset, "tcp_receive_reset"];
     let mut attached = Vec::new();
-    for (probe, program) in PROBES.iter().zip(programs) {
-        attach_tracepoint(&mut ebpf, probe, program, &kernel_btf)?;
-        attached.push(probe.name);
+    for probe in PROBES {
+        let Some(program) = (probe.program)(&layout) else {
+            tracing::info!(
+                "not on this kernel: {}, which shows {}",
+                probe.name,
+                probe.shows
+            );
+            continue;
+        };
+        let result = match probe.kind {
+            Kind::Tracepoint => attach_tracepoint(&mut ebpf, probe.name, program, &kernel_btf),
+            Kind::Iterator => run_iterator(&mut ebpf, probe.name, program, &kernel_btf),
+        };
+        match result {
+            Ok(()) => attached.push(probe.name),
+            Err(source) if probe.required => return Err(LoadError::Attach { probe, source }),
+            Err(error) => {
+                tracing::warn!(
+                    "{}",
+                    LoadError::Attach {
+                        probe,
+                        source: error
+                    }
+                );
+            }
+        }
+    }
+    if !attached.contains(&LISTENERS_AT_START) {
+        control.forget_listeners();
     }
 
-    let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?).map_err(map_error("EVENTS"))?;
-    let counters = Counters::new(
-        PerCpuHashMap::try_from(take(&mut ebpf, "RESETS")?).map_err(map_error("RESETS"))?,
-        PerCpuArray::try_from(take(&mut ebpf, "OVERFLOW")?).map_err(map_error("OVERFLOW"))?,
-        PerCpuArray::try_from(take(&mut ebpf, "DETAIL")?).map_err(map_error("DETAIL"))?,
-    );
-    let doubts = Array::try_from(take(&mut ebpf, "DOUBTS")?).map_err(map_error("DOUBTS"))?;
+    let ring = open(&mut ebpf, "EVENTS")?;
+    let counters = Counters::new(CountMaps {
+        resets: open(&mut ebpf, "RESETS")?,
+        overflow: open(&mut ebpf, "OVERFLOW")?,
+        overflow_gaps: open(&mut ebpf, "OVERFLOW_GAPS")?,
+        ages: open(&mut ebpf, "AGES")?,
+        timeouts: open(&mut ebpf, "TIMEOUTS")?,
+        timeouts_overflow: open(&mut ebpf, "TIMEOUTS_OVERFLOW")?,
+        detail: open(&mut ebpf, "DETAIL")?,
+    });
+    let doubts = open(&mut ebpf, "DOUBTS")?;
     Ok(Kernel {
         ebpf,
         ring,
@@ -261,6 +360,7 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
         counters,
         layout,
         hz,
+        times,
         attached,
     })
 }
@@ -303,24 +403,66 @@ fn set_ports(map: &mut Map, ports: &[u16]) -> Result<(), MapError> {
 
 fn attach_tracepoint(
     ebpf: &mut Ebpf,
-    probe: &'static Probe,
+    name: &str,
     program: &'static str,
     btf: &Btf,
-) -> Result<(), LoadError> {
-    let failed = |source| LoadError::Attach { probe, source };
-    let program: &mut BtfTracePoint = ebpf
-        .program_mut(program)
-        .ok_or(LoadError::Object(program))?
-        .try_into()
-        .map_err(failed)?;
-    program.load(probe.name, btf).map_err(failed)?;
+) -> Result<(), ProgramError> {
+    let program: &mut BtfTracePoint = find(ebpf, program)?.try_into()?;
+    program.load(name, btf)?;
     // The link stays with the program, which stays with `Ebpf`.
-    program.attach().map_err(failed)?;
+    program.attach()?;
     Ok(())
 }
 
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
-    ebpf.take_map(name).ok_or(LoadError::Object(name))
+/// Runs the program once for each item of the iterator, and unloads it.
+fn run_iterator(
+    ebpf: &mut Ebpf,
+    name: &str,
+    program: &'static str,
+    btf: &Btf,
+) -> Result<(), ProgramError> {
+    let program: &mut Iter = find(ebpf, program)?.try_into()?;
+    program.load(name, btf)?;
+    let link = program.attach()?;
+    let mut file = program
+        .take_link(link)?
+        .into_file()
+        .map_err(|error| ProgramError::IOError(io::Error::other(error)))?;
+    // It prints nothing; reading to the end is what runs it.
+    io::copy(&mut file, &mut io::sink()).map_err(ProgramError::IOError)?;
+    program.unload()
+}
+
+fn find<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, ProgramError> {
+    ebpf.program_mut(name).ok_or_else(|| {
+        ProgramError::IOError(io::Error::other(format!(
+            "the embedded eBPF object lacks `{name}`: rebuild rst"
+        )))
+    })
+}
+
+/// Sets of the table for so many entries; a power of two.
+#[expect(clippy::cast_possible_truncation, reason = "a few ways")]
+fn sets(entries: u32) -> u32 {
+    // In range: the largest number allowed is a power of two itself.
+    (entries / WAYS as u32).max(1).next_power_of_two()
+}
+
+/// A number nobody can guess.
+fn random() -> Result<u64, LoadError> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| LoadError::Random(error.into()))?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// Takes a map over from `ebpf`.
+fn open<M: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<M, LoadError> {
+    let map = ebpf.take_map(name).ok_or(LoadError::Object(name))?;
+    M::try_from(map).map_err(map_error(name))
 }
 
 fn map_error(name: &'static str) -> impl FnOnce(MapError) -> LoadError {

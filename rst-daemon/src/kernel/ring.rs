@@ -244,7 +244,7 @@ fn retracted(doubts: &Array<MapData, RawDoubt>, event: &Event) -> bool {
     let Some(slot) = event.doubt.checked_sub(1) else {
         return false;
     };
-    let Ok([_, ports_and_flag, _]) = doubts.get(&slot, 0) else {
+    let Ok([_, ports_and_flag, _, _]) = doubts.get(&slot, 0) else {
         return false;
     };
     let [p0, p1, p2, p3, r0, r1, r2, r3] = ports_and_flag.to_ne_bytes();

@@ -1,0 +1,377 @@
+//! What the programs remember: sockets while they live, connections that were
+//! closed a moment ago, and who has listened.
+//!
+//! Two tables of fixed size, each a set of [`WAYS`] slots that fill one cache
+//! line. Nothing is allocated for a socket, nothing is ever refused: a
+//! collision forgets the older entry, and what is forgotten reads as unknown.
+
+/// What became of a connection that a segment belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Closed {
+    /// Not looked up.
+    Unknown,
+    /// It was not closed here lately, or that is forgotten.
+    No,
+    /// This host sent its FIN and has dropped the socket since; the peer may
+    /// still have been sending.
+    ByUs,
+    /// Nothing more was to come: both ends had closed, or the reset of this
+    /// connection has been counted.
+    Done,
+}
+
+/// Whether anybody listens, or has listened, where a segment went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Listened {
+    /// Not looked up, or there was no room to remember.
+    Unknown,
+    /// Nobody since the daemon started.
+    Never,
+    /// Somebody did.
+    Before,
+    /// Somebody does.
+    Now,
+}
+
+/// Slots of a set.
+pub const WAYS: usize = 4;
+
+/// One entry of either table: who it is about, and what is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Slot {
+    /// Address of the socket, or hash of the tuple ([`TupleHash`]); 0 is empty.
+    pub identity: u64,
+    /// [`Life`] or [`Ending`] in a number.
+    pub content: u64,
+}
+
+/// The slots among which an entry is found; a cache line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Set {
+    /// The slots, in no order.
+    pub slots: [Slot; WAYS],
+}
+
+const _: () = assert!(size_of::<Set>() == 64);
+
+/// Where a socket is found: the low half of its address, well mixed.
+#[must_use]
+#[inline(always)]
+pub const fn socket_hash(low_half: u32) -> u32 {
+    // Fibonacci hashing; the low bits of an address are those of its slab.
+    ((low_half as u64 >> 6).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+}
+
+/// What is known of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// The low 40 bits of `jiffies64` when the connection began, 0 where that
+    /// is not known.
+    pub start: u64,
+    /// [`crate::cause::Role`] as a byte.
+    pub role: u8,
+    /// [`crate::cause::Turn`] as a byte: who had spoken last when the peer's FIN
+    /// came.
+    pub turn: u8,
+    /// [`crate::tcp::state`] before it was closed; 0 while it lives.
+    pub state_before: u8,
+    /// The remote port, which tells the socket from an earlier one at the same
+    /// address.
+    pub remote_port: u16,
+}
+
+/// 34 years at 1000 Hz.
+const START_MASK: u64 = (1 << 40) - 1;
+
+impl Life {
+    /// As a number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        (self.start & START_MASK) << 24
+            | (self.turn as u64 & 3) << 22
+            | (self.role as u64 & 3) << 20
+            | (self.state_before as u64 & 15) << 16
+            | self.remote_port as u64
+    }
+
+    /// From a number.
+    #[must_use]
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "cut to the bits it is made of"
+    )]
+    pub const fn unpack(content: u64) -> Self {
+        Self {
+            start: content >> 24,
+            turn: (content >> 22) as u8 & 3,
+            role: (content >> 20) as u8 & 3,
+            state_before: (content >> 16) as u8 & 15,
+            remote_port: content as u16,
+        }
+    }
+
+    /// Jiffies since the start.
+    #[must_use]
+    #[inline(always)]
+    pub const fn age(self, jiffies: u64) -> u64 {
+        jiffies.wrapping_sub(self.start) & START_MASK
+    }
+
+    /// What [`Life::start`] is made of.
+    #[must_use]
+    #[inline(always)]
+    pub const fn start_of(jiffies: u64) -> u64 {
+        jiffies & START_MASK
+    }
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// The low half of `jiffies64` when it did.
+    pub when: u32,
+    /// The service's port, 0 where it is not known.
+    pub port: u16,
+    /// [`crate::cause::Role`] as a byte.
+    pub role: u8,
+    /// [`crate::cause::Turn`] as a byte: who had spoken last.
+    pub turn: u8,
+    /// [`Closed`] as a byte.
+    pub closed: u8,
+}
+
+impl Ending {
+    /// As a number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        (self.when as u64) << 32
+            | (self.port as u64) << 16
+            | (self.turn as u64 & 3) << 12
+            | (self.role as u64 & 3) << 8
+            | self.closed as u64
+    }
+
+    /// From a number.
+    #[must_use]
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "cut to the bytes it is made of"
+    )]
+    pub const fn unpack(content: u64) -> Self {
+        Self {
+            when: (content >> 32) as u32,
+            port: (content >> 16) as u16,
+            role: (content >> 8) as u8 & 3,
+            turn: (content >> 12) as u8 & 3,
+            closed: content as u8,
+        }
+    }
+}
+
+/// How long a closed connection is remembered, seconds: as long as the kernel
+/// keeps TIME_WAIT (`TCP_TIMEWAIT_LEN`, include/net/tcp.h).
+pub const CLOSED_SECONDS: u32 = 60;
+
+/// Hash of a connection's tuple in its namespace. Seeded, so that a stranger
+/// who chooses addresses and ports can't choose what it collides with.
+#[derive(Clone, Copy, Debug)]
+pub struct TupleHash(u64);
+
+impl TupleHash {
+    /// The start of a hash.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// Takes a word in. The multiplier and shifts are those of MurmurHash3's
+    /// finaliser (public domain).
+    #[must_use]
+    #[inline(always)]
+    pub const fn word(self, word: u64) -> Self {
+        let mixed = (self.0 ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        Self(mixed ^ mixed >> 33)
+    }
+
+    /// The hash, never 0.
+    #[must_use]
+    #[inline(always)]
+    pub const fn finish(self) -> u64 {
+        self.word(0x5bd1_e995).0 | 1
+    }
+}
+
+/// Who listened on a port of a namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct ListenerKey {
+    /// The namespace: its cookie, or its inode on kernels without cookies.
+    pub netns: u64,
+    /// The port, host byte order.
+    pub port: u16,
+    /// Padding.
+    pub pad: [u16; 3],
+}
+
+/// Who listens, or listened, there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Listener {
+    /// The address of the last one that listened on one address alone, as the
+    /// socket holds it; an IPv4 address is in the first 4 bytes.
+    pub address: [u64; 2],
+    /// 1 when one has listened on every address.
+    pub any_address: u8,
+    /// 1 when several have listened on different addresses.
+    pub several: u8,
+    /// Padding.
+    pub pad: [u8; 2],
+    /// Sockets that listen now.
+    pub listening: u32,
+}
+
+const _: () = assert!(size_of::<ListenerKey>() == 16 && size_of::<Listener>() == 24);
+
+impl Listener {
+    /// Whether a segment to this address would have found, or finds, one of
+    /// them.
+    #[must_use]
+    #[inline(always)]
+    pub const fn at(&self, address: [u64; 2]) -> Listened {
+        let here = self.any_address != 0
+            || (self.address[0] == address[0] && self.address[1] == address[1]);
+        if !here {
+            if self.several != 0 {
+                Listened::Unknown
+            } else {
+                Listened::Never
+            }
+        } else if self.listening != 0 {
+            Listened::Now
+        } else {
+            Listened::Before
+        }
+    }
+}
+
+/// Upper bounds of the histogram buckets, seconds: the usual idle timers, and
+/// what lies between.
+pub const BUCKETS: [u16; 24] = [
+    1, 2, 5, 10, 15, 20, 30, 50, 55, 60, 65, 75, 90, 120, 180, 240, 300, 350, 400, 600, 900, 1800,
+    3600, 7200,
+];
+
+/// Room for bucket bounds in jiffies, a power of two.
+pub const BUCKET_SLOTS: usize = 32;
+
+/// The bounds in jiffies; what is beyond the last never matches.
+#[must_use]
+pub fn bucket_bounds(jiffies_per_second: u32) -> [u32; BUCKET_SLOTS] {
+    let mut bounds = [u32::MAX; BUCKET_SLOTS];
+    for (bound, seconds) in bounds.iter_mut().zip(BUCKETS) {
+        *bound = u32::from(seconds).saturating_mul(jiffies_per_second);
+    }
+    bounds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cause::Role;
+
+    #[test]
+    fn packed_and_unpacked() {
+        let life = Life {
+            start: 0xff_1234_5678,
+            role: Role::Server as u8,
+            turn: 2,
+            state_before: 8,
+            remote_port: 50_000,
+        };
+        assert_eq!(Life::unpack(life.pack()), life);
+        let ending = Ending {
+            when: u32::MAX,
+            port: 443,
+            role: Role::Client as u8,
+            turn: 1,
+            closed: Closed::Done as u8,
+        };
+        assert_eq!(Ending::unpack(ending.pack()), ending);
+    }
+
+    #[test]
+    fn age_goes_on_where_the_start_wraps() {
+        let life = Life {
+            start: Life::start_of((1 << 40) - 10),
+            role: 0,
+            turn: 0,
+            state_before: 0,
+            remote_port: 0,
+        };
+        assert_eq!(life.age((1 << 40) + 5), 15);
+    }
+
+    #[test]
+    fn sockets_of_one_slab_spread_over_the_table() {
+        // 2,368 bytes apart, as tcp_sock is: 1,000 sockets in 1,024 sets.
+        let mut load = [0u8; 1024];
+        for socket in 0..1000u32 {
+            let hash = socket_hash(0x8100_0000 + socket * 2368);
+            load[hash as usize & 1023] += 1;
+        }
+        let too_many: u32 = load
+            .iter()
+            .map(|sockets| u32::from(*sockets).saturating_sub(4))
+            .sum();
+        assert!(too_many < 20, "{too_many} of 1000 sockets find no room");
+    }
+
+    #[test]
+    fn tuples_that_differ_in_one_bit_hash_apart() {
+        let hash = |word| TupleHash::new(1).word(word).word(7).finish();
+        let distance: u32 = (0..64)
+            .map(|bit| (hash(0) ^ hash(1 << bit)).count_ones())
+            .sum();
+        // Half of 64 bits, on average.
+        assert!((26..38).contains(&(distance / 64)), "{}", distance / 64);
+        assert_ne!(TupleHash::new(1).finish(), TupleHash::new(2).finish());
+    }
+
+    #[test]
+    fn a_listener_counts_where_it_listened() {
+        let one = Listener {
+            address: [0x0100_007f, 0],
+            listening: 1,
+            ..Listener::default()
+        };
+        assert_eq!(one.at([0x0100_007f, 0]), Listened::Now);
+        assert_eq!(one.at([0x0200_007f, 0]), Listened::Never);
+        let several = Listener { several: 1, ..one };
+        assert_eq!(several.at([0x0200_007f, 0]), Listened::Unknown);
+        let any = Listener {
+            any_address: 1,
+            listening: 0,
+            ..one
+        };
+        assert_eq!(any.at([9, 9]), Listened::Before);
+    }
+
+    #[test]
+    fn bounds_in_jiffies() {
+        let bounds = bucket_bounds(250);
+        assert_eq!(
+            (bounds[0], bounds[23], bounds[24]),
+            (250, 1_800_000, u32::MAX)
+        );
+        assert!(BUCKETS.is_sorted());
+    }
+}
