@@ -12,30 +12,54 @@ mod collect;
 mod expect;
 #[path = "live/lab.rs"]
 mod lab;
+#[path = "live/line.rs"]
+mod line;
 #[path = "live/metrics.rs"]
 mod metrics;
 #[path = "live/netns.rs"]
 mod netns;
 #[path = "live/process.rs"]
 mod process;
+#[path = "live/programs.rs"]
+mod programs;
 #[path = "live/tcp.rs"]
 mod tcp;
 #[path = "live/watcher.rs"]
 mod watcher;
 
+#[path = "live/balancer.rs"]
+mod balancer;
 #[path = "live/closed.rs"]
 mod closed;
 #[path = "live/closing.rs"]
 mod closing;
 #[path = "live/connecting.rs"]
 mod connecting;
+#[path = "live/curl.rs"]
+mod curl;
 #[path = "live/dead.rs"]
 mod dead;
 #[path = "live/idle.rs"]
 mod idle;
 #[path = "live/load.rs"]
 mod load;
+#[path = "live/proxies.rs"]
+mod proxies;
+#[path = "live/quiet.rs"]
+mod quiet;
+#[path = "live/router.rs"]
+mod router;
+#[path = "live/scans.rs"]
+mod scans;
 #[path = "live/servers.rs"]
 mod servers;
+#[path = "live/uploads.rs"]
+mod uploads;
+#[path = "live/upstream.rs"]
+mod upstream;
+#[path = "live/vanished.rs"]
+mod vanished;
 #[path = "live/watching.rs"]
 mod watching;
+#[path = "live/workers.rs"]
+mod workers;

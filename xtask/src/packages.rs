@@ -45,9 +45,29 @@ pub(crate) const TEST_TOOLS: &[TestTool] = &[
         reason: "a real web server whose resets are explained",
     },
     TestTool {
+        package: "gunicorn",
+        command: "gunicorn",
+        reason: "a real application server behind nginx",
+    },
+    TestTool {
+        package: "haproxy",
+        command: "haproxy",
+        reason: "a real proxy and its time-outs",
+    },
+    TestTool {
         package: "curl",
         command: "curl",
         reason: "a real client, and the HTTP endpoints",
+    },
+    TestTool {
+        package: "nmap",
+        command: "nmap",
+        reason: "port scans",
+    },
+    TestTool {
+        package: "nftables",
+        command: "nft",
+        reason: "a router that resets what it does not know",
     },
     TestTool {
         package: "iproute2",
@@ -68,6 +88,26 @@ pub(crate) const TEST_TOOLS: &[TestTool] = &[
         package: "bpftool",
         command: "bpftool",
         reason: "a look at programs from outside",
+    },
+    TestTool {
+        package: "openssl",
+        command: "openssl",
+        reason: "certificates, and a TLS client",
+    },
+    TestTool {
+        package: "nodejs",
+        command: "node",
+        reason: "its connection pool and HTTP/2 sessions",
+    },
+    TestTool {
+        package: "nghttp2-client",
+        command: "nghttp",
+        reason: "an HTTP/2 client that ends with a GOAWAY",
+    },
+    TestTool {
+        package: "wrk",
+        command: "wrk",
+        reason: "a load generator that leaves with requests under way",
     },
 ];
 

@@ -20,7 +20,7 @@ fn closed_port() {
 fn refused(family: Family) -> [Value; 2] {
     let server = tcp::closed_port(family);
     let client = tcp::connect_refused(family.client, server);
-    let ours = json!({"cause": "refused", "impact": "uncertain", "reason": "NO_SOCKET"});
+    let ours = json!({"cause": "refused", "impact": "benign", "reason": "NO_SOCKET"});
     let theirs = socket(json!({
         "cause": "refused", "impact": "connect_failed", "role": "client",
         "state": "SYN_SENT", "turn": null,

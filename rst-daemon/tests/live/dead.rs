@@ -16,6 +16,9 @@ use crate::netns::{FAMILIES, Family};
 use crate::process::find_program;
 use crate::tcp::{self, Pair};
 
+/// Data that can be no TLS close_notify.
+const LARGE: [u8; 100] = [b'x'; 100];
+
 /// A server that was restarted: its old connection's segment meets the new
 /// listener. The addresses are in the segment alone.
 #[test]
@@ -26,10 +29,10 @@ fn segment_of_a_dead_connection_meets_a_listener() {
             let mut pair = Pair::new(family);
             pair.ask(b"question");
             tcp::vanish(pair.server);
-            pair.client.write_all(b"another").unwrap();
+            pair.client.write_all(&LARGE).unwrap();
             tcp::wait_error(&pair.client);
             let mut facts = no_socket(json!({
-                "cause": "unknown", "impact": "uncertain", "reason": "TCP_FLAGS",
+                "cause": "half_open", "impact": "connection_broken", "reason": "TCP_FLAGS",
                 "role": "server", "state": "LISTEN",
             }));
             facts["origin"] = json!("socket");
@@ -50,10 +53,11 @@ fn segment_of_a_dead_connection_meets_no_socket() {
             pair.ask(b"question");
             tcp::vanish(pair.server);
             drop(pair.listener);
-            pair.client.write_all(b"another").unwrap();
+            pair.client.write_all(&LARGE).unwrap();
             tcp::wait_error(&pair.client);
             let facts = no_socket(json!({
-                "cause": "unknown", "impact": "uncertain", "reason": "NO_SOCKET",
+                "cause": "half_open", "impact": "connection_broken", "reason": "NO_SOCKET",
+                "role": "server",
             }));
             expected.push(sent(pair.server_end, pair.client_end, facts));
             expected.push(lost_established(pair.client_end, pair.server_end));
@@ -66,8 +70,8 @@ fn lost_established(client: SocketAddr, server: SocketAddr) -> Value {
     let lost = socket(json!({
         "cause": "peer_abort", "impact": "connection_broken",
         "role": "client", "state": "ESTABLISHED", "turn": "us",
-        "unread_bytes": 0, "unacked_bytes": 7,
-        "bytes_received": 0, "bytes_sent": 15,
+        "unread_bytes": 0, "unacked_bytes": LARGE.len(),
+        "bytes_received": 0, "bytes_sent": 8 + LARGE.len(),
     }));
     received(client, server, lost)
 }

@@ -39,6 +39,23 @@ fn reset(direction: &str, local: SocketAddr, remote: SocketAddr, fields: Value) 
     reset
 }
 
+/// A reset of which the verdict matters: cause, impact and role.
+pub(crate) fn verdict(
+    direction: &str,
+    local: SocketAddr,
+    remote: SocketAddr,
+    [cause, impact, role]: [&str; 3],
+) -> Value {
+    json!({
+        "direction": direction,
+        "local": end(local),
+        "remote": end(remote),
+        "cause": cause,
+        "impact": impact,
+        "role": role,
+    })
+}
+
 fn end(address: SocketAddr) -> Value {
     json!({"ip": address.ip().to_canonical(), "port": address.port()})
 }

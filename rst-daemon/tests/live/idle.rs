@@ -55,13 +55,16 @@ fn forgotten_connection_is_used_again() {
             silence();
             tcp::vanish(pair.server);
             drop(pair.listener);
-            std::io::Write::write_all(&mut pair.client, b"again").unwrap();
+            std::io::Write::write_all(&mut pair.client, &[b'x'; 100]).unwrap();
             tcp::wait_error(&pair.client);
             let lost = socket(json!({
                 "cause": "stale_reuse", "impact": "connection_broken",
-                "role": "client", "state": "ESTABLISHED", "turn": "us", "unacked_bytes": 5,
+                "role": "client", "state": "ESTABLISHED", "turn": "us", "unacked_bytes": 100,
             }));
-            let unknown = json!({"cause": "unknown", "reason": "NO_SOCKET"});
+            let unknown = json!({
+                "cause": "half_open", "impact": "connection_broken", "reason": "NO_SOCKET",
+                "role": "server",
+            });
             [
                 sent(pair.server_end, pair.client_end, no_socket(unknown)),
                 received(pair.client_end, pair.server_end, lost),
@@ -131,7 +134,7 @@ fn client_gives_up() {
         tcp::abort(pair.client);
         tcp::wait_error(&pair.server);
         let aborted = socket(json!({
-            "cause": "app_abort", "impact": "uncertain", "turn": "us", "owner": this_process(),
+            "cause": "app_abort", "impact": "connection_broken", "turn": "us", "owner": this_process(),
             "linger": {"time_s": 0},
         }));
         let lost = socket(json!({
@@ -215,7 +218,7 @@ fn listener_closes_with_a_connection_waiting() {
         tcp::wait_error(&client);
         let closed = socket(json!({
             "cause": "listener_closed", "impact": "connect_failed", "reason": "TCP_STATE",
-            "role": "server", "state": null, "owner": this_process(),
+            "role": "server", "state": "ESTABLISHED", "owner": this_process(),
         }));
         let lost = socket(json!({
             "cause": "no_data", "impact": "connect_failed", "role": "client", "state": "ESTABLISHED",

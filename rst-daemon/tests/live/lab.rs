@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
@@ -114,7 +115,7 @@ impl Daemon {
         let config = folder.0.join("rst.toml");
         std::fs::write(&config, settings).unwrap();
         let mut command = Command::new(RST);
-        command.args(["daemon", "--listen", "127.0.0.1:0", "--socket"]);
+        command.args(["daemon", "--debug", "--listen", "127.0.0.1:0", "--socket"]);
         command.arg(&socket).arg("--config").arg(config).args(flags);
         let mut process = Process::start(command);
         let log = Collected::start(process.stderr(), |line| line);
@@ -161,6 +162,8 @@ pub(crate) struct Lab {
     pub(crate) daemon: Daemon,
     /// Where the traffic is.
     pub(crate) netns: Netns,
+    /// More namespaces of the scenario, as they are in the JSON.
+    others: Mutex<Vec<u64>>,
     /// For files of the test.
     pub(crate) folder: Folder,
     /// The counters when the watcher had begun to see everything.
@@ -193,6 +196,7 @@ impl Lab {
             watcher,
             daemon,
             netns,
+            others: Mutex::default(),
             folder,
             before: None,
             _exclusive: exclusive,
@@ -206,14 +210,23 @@ impl Lab {
         self.netns.inside(code)
     }
 
+    /// Makes one more namespace, whose events are this lab's too.
+    pub(crate) fn another(&self) -> Netns {
+        let netns = Netns::new();
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        others.push(netns.inode);
+        netns
+    }
+
     /// The counters when the watcher had begun to see everything.
     pub(crate) fn before(&self) -> &Scrape {
         self.before.as_ref().expect("set by start")
     }
 
-    /// Whether an event is of this lab's namespace.
+    /// Whether an event is of a namespace of this lab.
     pub(crate) fn is_own(&self, event: &Value) -> bool {
-        event["netns"] == self.netns.inode
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        event["netns"] == self.netns.inode || others.iter().any(|inode| event["netns"] == *inode)
     }
 
     /// Waits until everything that has happened is in the stream. One sentinel
@@ -264,9 +277,9 @@ impl Lab {
         scrape.expect("just taken")
     }
 
-    /// Ends the scenario: asserts that this namespace's resets were exactly the
-    /// expected ones, that the counters agree with the stream, and that the
-    /// daemon stops well. Returns the namespace's events.
+    /// Ends the scenario: asserts that the resets of its namespaces were exactly
+    /// the expected ones, that the counters agree with the stream, and that the
+    /// daemon stops well. Returns those namespaces' events.
     pub(crate) fn finish(self, expected: &[Value]) -> Vec<Value> {
         self.finish_with(expected, |_| false)
     }
@@ -305,11 +318,23 @@ impl Lab {
             expect::check(&strict, expected),
             metrics::compare(&before, &after, &between),
             self.watcher_is_content(),
+            self.verdicts_hold(),
+            ages_are_known(&own),
         ] {
             problems.push_str(&result.err().unwrap_or_default());
         }
         assert!(problems.is_empty(), "\n{problems}{}", self.daemon.log());
         own
+    }
+
+    /// The daemon has decided each time as the kernel did, and the same without
+    /// the kernel's reason.
+    fn verdicts_hold(&self) -> Result<(), String> {
+        let log = self.daemon.log();
+        let mut otherwise = log.lines().filter(|line| line.contains(" decided "));
+        otherwise
+            .next()
+            .map_or(Ok(()), |line| Err(format!("{line}\n")))
     }
 
     fn watcher_is_content(&self) -> Result<(), String> {
@@ -321,7 +346,7 @@ impl Lab {
         }
     }
 
-    /// Waits for an event of this namespace, from now or before.
+    /// Waits for an event of these namespaces, from now or before.
     pub(crate) fn wait_event(&self, wanted: &Value) -> Seen {
         let found = self.watcher.seen.wait(DEADLINE, |events| {
             let mut events = events.iter();
@@ -336,6 +361,16 @@ impl Lab {
     pub(crate) fn latency(&self, done: Instant, wanted: &Value) -> Duration {
         self.wait_event(wanted).at.saturating_duration_since(done)
     }
+}
+
+/// The daemon has seen every connection of the test begin.
+fn ages_are_known(events: &[Value]) -> Result<(), String> {
+    let mut unknown = events.iter().filter(|event| {
+        event["origin"] == "socket" && event["state"] != "LISTEN" && event["age_ms"].is_null()
+    });
+    unknown
+        .next()
+        .map_or(Ok(()), |event| Err(format!("of unknown age: {event}\n")))
 }
 
 /// Whether an event belongs to a sentinel.

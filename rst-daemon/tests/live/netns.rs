@@ -56,6 +56,10 @@ impl Netns {
         let file = File::open(&path).expect("ip has made it");
         let inode = file.metadata().expect("it can be looked at").ino();
         let namespace = Self { name, file, inode };
+        // An address of IPv6, also a device's own, can be used at once.
+        namespace.inside(|| {
+            std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap();
+        });
         namespace.ip(&["link", "set", "lo", "up"]);
         let client = V6.client.to_string();
         namespace.ip(&["addr", "add", &client, "dev", "lo", "nodad"]);
@@ -65,6 +69,28 @@ impl Netns {
     /// Runs `ip` in it.
     pub(crate) fn ip(&self, args: &[&str]) {
         ip(&[&["-n", &self.name], args].concat());
+    }
+
+    /// Joins it with another by a veth pair. Clients are here, servers there;
+    /// `number` sets the subnets apart.
+    pub(crate) fn join(&self, other: &Self, number: u8) -> [Family; 2] {
+        let (near, far) = (format!("near{number}"), format!("far{number}"));
+        self.ip(&["link", "add", &near, "type", "veth", "peer", &far]);
+        self.ip(&["link", "set", &far, "netns", &other.name]);
+        let ends = subnets(number);
+        self.address(&near, ends.map(|ends| ends.client));
+        other.address(&far, ends.map(|ends| ends.server));
+        ends
+    }
+
+    /// Gives a device an address of each family and sets it up.
+    pub(crate) fn address(&self, device: &str, addresses: [IpAddr; 2]) {
+        for address in addresses {
+            let prefix = if address.is_ipv4() { 24 } else { 64 };
+            let address = format!("{address}/{prefix}");
+            self.ip(&["addr", "add", &address, "dev", device]);
+        }
+        self.ip(&["link", "set", device, "up"]);
     }
 
     /// Runs code in it, on a thread of its own; other threads stay where they
@@ -92,6 +118,22 @@ impl Netns {
             .arg(program);
         command
     }
+}
+
+/// The two ends of a link, for each family.
+pub(crate) fn subnets(number: u8) -> [Family; 2] {
+    let v4 = |host| IpAddr::V4(Ipv4Addr::new(10, 77, number, host));
+    let v6 = |host| IpAddr::V6(Ipv6Addr::new(0xfd77, number.into(), 0, 0, 0, 0, 0, host));
+    [
+        Family {
+            server: v4(1),
+            client: v4(2),
+        },
+        Family {
+            server: v6(1),
+            client: v6(2),
+        },
+    ]
 }
 
 impl Drop for Netns {

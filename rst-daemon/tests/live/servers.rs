@@ -1,82 +1,32 @@
 //! A real server and a real client: nginx and curl.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{IpAddr, SocketAddr};
-use std::process::{Command, Output};
+use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use crate::collect::wait_until;
 use crate::expect::{owner, received, sent, socket};
 use crate::lab::Lab;
 use crate::netns::FAMILIES;
-use crate::process::{Process, find_program};
+use crate::programs::{Server, curl, url};
 use crate::tcp;
 
 /// The port that nginx serves.
 const PORT: u16 = 8080;
 
 /// Starts nginx in the namespace and waits until it serves.
-fn nginx(lab: &Lab) -> Process {
-    let folder = lab.folder.0.display();
-    let config = format!(
-        "daemon off; master_process off; user root; pid {folder}/nginx.pid;
-        error_log {folder}/error.log;
-        events {{}}
-        http {{
-            access_log off;
-            client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
-            fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
-            scgi_temp_path {folder}/scgi;
-            server {{
-                listen {PORT}; listen [::]:{PORT};
-                lingering_close off;
-                lingering_time 0;
-                client_max_body_size 1k;
-                location / {{ return 200 'hello'; }}
-                location /drop {{ client_max_body_size 0; return 444; }}
-            }}
+fn nginx(lab: &Lab) -> Server {
+    let http = format!(
+        "server {{
+            listen {PORT}; listen [::]:{PORT};
+            lingering_close off;
+            lingering_time 0;
+            client_max_body_size 1k;
+            location / {{ return 200 'hello'; }}
+            location /drop {{ client_max_body_size 0; return 444; }}
         }}"
     );
-    let file = lab.folder.0.join("nginx.conf");
-    std::fs::write(&file, config).unwrap();
-    let nginx = find_program("nginx").expect("checked before");
-    let mut command: Command = lab.netns.command(nginx);
-    command.arg("-e").arg(lab.folder.0.join("error.log"));
-    command.arg("-c").arg(file);
-    let process = Process::start(command);
-    // Whether it listens is looked up, since a connect would be refused before.
-    let listening = format!(":{PORT:04X} ");
-    lab.inside(|| {
-        wait_until("nginx listens", || {
-            ["tcp", "tcp6"].iter().all(|table| {
-                let sockets = std::fs::read_to_string(format!("/proc/thread-self/net/{table}"));
-                sockets
-                    .unwrap()
-                    .lines()
-                    .any(|line| line.contains(&listening))
-            })
-        });
-    });
-    process
-}
-
-fn curl(lab: &Lab, args: &[&str]) -> Output {
-    let curl = find_program("curl").expect("checked before");
-    let mut command: Command = lab.netns.command(curl);
-    command.args([
-        "--silent",
-        "--show-error",
-        "--noproxy",
-        "*",
-        "--max-time",
-        "10",
-    ]);
-    command.args(args).output().unwrap()
-}
-
-fn url(address: IpAddr, path: &str) -> String {
-    format!("http://{}{path}", SocketAddr::new(address, PORT))
+    Server::nginx(&lab.netns, &lab.folder, &http, PORT)
 }
 
 /// nginx drops a request without reading its body. The body is small enough to
@@ -94,11 +44,11 @@ fn nginx_drops_an_upload_of_curl() {
     let mut expected = Vec::new();
     for family in FAMILIES {
         let from = family.client.to_string();
-        let url = url(family.server, "/drop");
+        let url = url(SocketAddr::new(family.server, PORT), "/drop");
         // Without that header curl would ask before it sends the body.
         let sending = ["--header", "Expect:", "--data-binary", &file];
         let showing = ["--write-out", "%{local_port}", "--interface", &from];
-        let output = curl(&lab, &[&sending[..], &showing, &[&url]].concat());
+        let output = curl(&lab.netns, &[&sending[..], &showing, &[&url]].concat());
         // Receiving failed.
         assert_eq!(output.status.code(), Some(56), "{output:?}");
         let port = String::from_utf8(output.stdout).unwrap().parse().unwrap();
@@ -160,11 +110,11 @@ fn nginx_refuses_a_large_upload() {
     lab.finish(&expected);
 }
 
-fn unread(nginx: &Process) -> Value {
+fn unread(nginx: &Server) -> Value {
     socket(json!({
         "cause": "unread_data", "impact": "connection_broken",
-        "reason": "TCP_ABORT_ON_CLOSE", "role": "server", "state": null,
-        "owner": owner(nginx.pid(), "nginx"),
+        "reason": "TCP_ABORT_ON_CLOSE", "role": "server", "state": "ESTABLISHED",
+        "owner": owner(nginx.0.pid(), "nginx"),
     }))
 }
 
@@ -177,10 +127,10 @@ fn healthy_nginx_resets_nothing() {
     let _nginx = nginx(&lab);
     for family in FAMILIES {
         // One connection for all of them.
-        let urls = vec![url(family.server, "/"); 20];
+        let urls = vec![url(SocketAddr::new(family.server, PORT), "/"); 20];
         let urls: Vec<_> = urls.iter().map(String::as_str).collect();
         let output = curl(
-            &lab,
+            &lab.netns,
             &[&["--write-out", "%{num_connects} "], &urls[..]].concat(),
         );
         assert!(output.status.success(), "{output:?}");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::collect::{DEADLINE, wait_until};
-use crate::netns::Family;
+use crate::netns::{Family, Netns};
 
 /// A socket bound to an address and any port.
 pub(crate) fn bound(address: IpAddr) -> OwnedFd {
@@ -85,9 +85,21 @@ impl Pair {
     pub(crate) fn between(client: IpAddr, server: IpAddr) -> Self {
         let listener = listener(server, 16);
         let server_end = listener.local_addr().unwrap();
-        let (client, client_end) = connect(client, server_end);
+        Self::accepted(listener, connect(client, server_end))
+    }
+
+    /// A connection between two namespaces.
+    pub(crate) fn across(client: &Netns, server: &Netns, ends: Family) -> Self {
+        let listener = server.inside(|| listener(ends.server, 16));
+        let server_end = listener.local_addr().unwrap();
+        let connected = client.inside(|| connect(ends.client, server_end));
+        Self::accepted(listener, connected)
+    }
+
+    fn accepted(listener: TcpListener, (client, client_end): (TcpStream, SocketAddr)) -> Self {
         let (server, _) = listener.accept().unwrap();
         server.set_read_timeout(Some(DEADLINE)).unwrap();
+        let server_end = listener.local_addr().unwrap();
         Self {
             listener,
             client,
@@ -110,7 +122,7 @@ impl Pair {
 
 /// Sends bytes, reads them at the other end, and waits until the sender knows
 /// that they have arrived.
-fn transfer(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) {
+pub(crate) fn transfer(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) {
     from.write_all(bytes).unwrap();
     let mut read = vec![0; bytes.len()];
     to.read_exact(&mut read).unwrap();
