@@ -387,7 +387,7 @@ causes! {
     NoData = "no_data" {
         meaning: "the connection was reset before any data moved",
         impact: "benign at a server (health check, scan, cancelled connect); connect_failed at a client: accepted, then thrown away",
-        evidence: "a server that received nothing, or a client that is younger than the idle threshold",
+        evidence: "a server that received nothing and had no more to send than the peer took, or a client that is younger than the idle threshold",
         confirm: "tcpdump -ni any 'host PEER and port PORT': handshake, then the reset",
         fix: "at a server nothing; at a client look at the server: full accept queue, access rule, a listener that closed",
         links: &[],

@@ -392,8 +392,9 @@ fn received(facts: &Facts, role: Role, times: Times) -> (Cause, Impact) {
     let client = role as u8 == Role::Client as u8;
     let server = role as u8 == Role::Server as u8;
     let volume = known::BYTES_RECEIVED | known::SOCK_FLAGS;
-    if server && facts.knows(volume) && received_bytes(facts) == 0 {
-        // A health check, a scan, a banner check, a cancelled connect.
+    if server && facts.knows(volume) && received_bytes(facts) == 0 && unsent_data(facts) == 0 {
+        // A health check, a scan, a banner check, a cancelled connect. Whoever
+        // has more to send than the peer takes was in the middle of something.
         return (Cause::NoData, Impact::Benign);
     }
     if facts.state == state::CLOSE_WAIT || facts.state == state::LAST_ACK {
@@ -497,14 +498,18 @@ fn general_impact(facts: &Facts, role: Role, times: Times) -> Impact {
 /// way: its answer will not come.
 #[inline(always)]
 fn may_be_delivered(facts: &Facts, role: Role, times: Times) -> bool {
-    let unsent = facts
-        .unsent
-        .saturating_sub(u32::from(sent_fin(state_held(facts))));
     role as u8 == Role::Server as u8
         && facts.knows(known::IDLE_TX)
-        && unsent == 0
+        && unsent_data(facts) == 0
         && turn(facts) as u8 != Turn::Peer as u8
         && times.may_have_arrived(facts, facts.idle_tx)
+}
+
+/// Bytes written and not sent yet, without our FIN behind them.
+#[inline(always)]
+fn unsent_data(facts: &Facts) -> u32 {
+    let fin = u32::from(sent_fin(state_held(facts)));
+    facts.unsent.saturating_sub(fin)
 }
 
 /// Bytes sent and not acknowledged, without our FIN.

@@ -147,21 +147,19 @@ pub struct Control {
     pub clock_ktime_ns: u64,
     /// See `clock_ktime_ns`.
     pub clock_jiffies: u64,
-    /// Keeps `used` on a cache line of its own: every CPU reads the fields
-    /// above for every reset, and writes `used` only when it sends detail.
-    pub pad: [u64; 2],
-    /// Detailed events sent, counted from the start. May overshoot `allowed`
-    /// by one for each CPU.
-    pub used: u64,
-    /// Likewise for what follows.
-    pub pad2: [u64; 7],
-    /// [`crate::history::bucket_bounds`].
-    pub buckets: [u32; BUCKET_SLOTS],
-    /// [`crate::history::CLOSED_SECONDS`] in jiffies.
+    /// [`crate::history::CLOSED_SECONDS`] as [`crate::history::Ending::units`].
     pub closed: u64,
     /// 1 where listeners may be unknown: the table was full, or those from
     /// before the start could not be found.
     pub listeners_forgotten: u64,
+    /// Detailed events sent, counted from the start. May overshoot `allowed`
+    /// by one for each CPU. On a cache line of its own: every CPU reads the
+    /// fields above for every reset, and writes this only when it sends detail.
+    pub used: u64,
+    /// Keeps it so.
+    pub pad: [u64; 7],
+    /// [`crate::history::bucket_bounds`].
+    pub buckets: [u32; BUCKET_SLOTS],
 }
 
 const _: () = assert!(core::mem::offset_of!(Control, used) == 64);

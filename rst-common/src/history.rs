@@ -1,8 +1,8 @@
 //! What the programs remember: sockets while they live, connections that were
 //! closed a moment ago, and who has listened.
 //!
-//! Two tables of fixed size, each a set of [`WAYS`] slots that fill one cache
-//! line. Nothing is allocated for a socket, nothing is ever refused: a
+//! Sockets and endings are in tables of fixed size, made of sets that fill one
+//! cache line. Nothing is allocated for a socket, nothing is ever refused: a
 //! collision forgets the older entry, and what is forgotten reads as unknown.
 
 /// What became of a connection that a segment belongs to.
@@ -38,13 +38,13 @@ pub enum Listened {
 /// Slots of a set.
 pub const WAYS: usize = 4;
 
-/// One entry of either table: who it is about, and what is known.
+/// One entry of the table of sockets: who it is about, and what is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Slot {
-    /// Address of the socket, or hash of the tuple ([`TupleHash`]); 0 is empty.
+    /// Address of the socket; 0 is empty.
     pub identity: u64,
-    /// [`Life`] or [`Ending`] in a number.
+    /// [`Life`] in a number.
     pub content: u64,
 }
 
@@ -134,28 +134,77 @@ impl Life {
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ending {
-    /// The low half of `jiffies64` when it did.
+    /// When it did ([`Ending::time`]).
     pub when: u32,
-    /// The service's port, 0 where it is not known.
-    pub port: u16,
+    /// [`Closed`] as a byte.
+    pub closed: u8,
     /// [`crate::cause::Role`] as a byte.
     pub role: u8,
     /// [`crate::cause::Turn`] as a byte: who had spoken last.
     pub turn: u8,
-    /// [`Closed`] as a byte.
-    pub closed: u8,
 }
 
+/// Endings of a set.
+pub const ENDINGS: usize = 8;
+
+/// The endings among which one is found; a cache line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Endings {
+    /// In no order; 0 is empty.
+    pub words: [u64; ENDINGS],
+}
+
+const _: () = assert!(size_of::<Endings>() == 64);
+
+/// Bits of an ending beside the hash it belongs to: 24 of its time, 2 each of
+/// what, role and turn.
+const ENDING_BITS: u32 = 30;
+const TIME_MASK: u32 = (1 << 24) - 1;
+/// Jiffies of a unit of time, as a power of two.
+const TIME_SHIFT: u32 = 6;
+
 impl Ending {
-    /// As a number.
+    /// A moment as the table holds it: in units of 64 jiffies, which come round
+    /// after 12 days at 1000 Hz.
     #[must_use]
     #[inline(always)]
-    pub const fn pack(self) -> u64 {
-        (self.when as u64) << 32
-            | (self.port as u64) << 16
-            | (self.turn as u64 & 3) << 12
-            | (self.role as u64 & 3) << 8
-            | self.closed as u64
+    #[expect(clippy::cast_possible_truncation, reason = "cut on purpose")]
+    pub const fn time(jiffies: u64) -> u32 {
+        (jiffies >> TIME_SHIFT) as u32 & TIME_MASK
+    }
+
+    /// Units of time in so many jiffies.
+    #[must_use]
+    pub const fn units(jiffies: u32) -> u32 {
+        jiffies >> TIME_SHIFT
+    }
+
+    /// Units of time since then.
+    #[must_use]
+    #[inline(always)]
+    pub const fn age(self, now: u32) -> u32 {
+        now.wrapping_sub(self.when) & TIME_MASK
+    }
+
+    /// As a number, with the part of the connection's hash that there is room
+    /// for, 34 bits: one of 2 billion lookups finds another connection's.
+    #[must_use]
+    #[inline(always)]
+    pub const fn pack(self, hash: u64) -> u64 {
+        hash << ENDING_BITS
+            | ((self.when & TIME_MASK) as u64) << 6
+            | (self.closed as u64 & 3) << 4
+            | (self.role as u64 & 3) << 2
+            | self.turn as u64 & 3
+    }
+
+    /// Whether a number is of the connection with this hash. Never, where it is
+    /// empty.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_of(word: u64, hash: u64) -> bool {
+        (word ^ hash << ENDING_BITS) >> ENDING_BITS == 0
     }
 
     /// From a number.
@@ -163,17 +212,23 @@ impl Ending {
     #[inline(always)]
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "cut to the bytes it is made of"
+        reason = "cut to the parts it is made of"
     )]
-    pub const fn unpack(content: u64) -> Self {
+    pub const fn unpack(word: u64) -> Self {
         Self {
-            when: (content >> 32) as u32,
-            port: (content >> 16) as u16,
-            role: (content >> 8) as u8 & 3,
-            turn: (content >> 12) as u8 & 3,
-            closed: content as u8,
+            when: (word >> 6) as u32 & TIME_MASK,
+            closed: (word >> 4) as u8 & 3,
+            role: (word >> 2) as u8 & 3,
+            turn: word as u8 & 3,
         }
     }
+}
+
+/// The set of a connection that ended, of so many sets.
+#[must_use]
+#[inline(always)]
+pub const fn endings_of(hash: u64, sets: u32) -> u32 {
+    (((hash >> 32) * sets as u64) >> 32) as u32
 }
 
 /// How long a closed connection is remembered, seconds: as long as the kernel
@@ -298,14 +353,39 @@ mod tests {
             remote_port: 50_000,
         };
         assert_eq!(Life::unpack(life.pack()), life);
+        let hash = TupleHash::new(1).word(2).finish();
         let ending = Ending {
-            when: u32::MAX,
-            port: 443,
+            when: Ending::time(u64::MAX),
+            closed: Closed::Done as u8,
             role: Role::Client as u8,
             turn: 1,
-            closed: Closed::Done as u8,
         };
-        assert_eq!(Ending::unpack(ending.pack()), ending);
+        let word = ending.pack(hash);
+        assert_eq!(Ending::unpack(word), ending);
+        assert!(Ending::is_of(word, hash) && !Ending::is_of(word, hash ^ 1));
+        assert!(!Ending::is_of(0, hash), "empty");
+    }
+
+    #[test]
+    fn an_ending_grows_old_where_its_time_wraps() {
+        let ending = Ending {
+            when: Ending::time((1 << 30) - 64),
+            closed: Closed::Done as u8,
+            role: 0,
+            turn: 0,
+        };
+        assert_eq!(ending.age(Ending::time((1 << 30) + 64)), 2);
+    }
+
+    #[test]
+    fn endings_spread_over_the_table() {
+        let mut load = [0u8; 500];
+        for tuple in 0..2000 {
+            let hash = TupleHash::new(7).word(tuple).finish();
+            load[endings_of(hash, 500) as usize] += 1;
+        }
+        // As balls thrown at random: the fullest of 500 has 12 or so of 2,000.
+        assert!(load.iter().all(|load| *load < 16), "{load:?}");
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub struct Config {
     pub multiplexed_ports: Vec<u16>,
     /// Sockets remembered while they live; rounded up to a power of two.
     pub tracked_sockets: u32,
-    /// Connections remembered for a minute after their end; likewise.
+    /// Connections remembered for a minute after their end, in eights.
     pub closed_connections: u32,
 }
 
@@ -79,7 +79,7 @@ impl Default for Config {
             idle_ms: 1000,
             multiplexed_ports: MULTIPLEXED_PORTS.to_vec(),
             tracked_sockets: 1 << 16,
-            closed_connections: 1 << 16,
+            closed_connections: 4000,
         }
     }
 }

@@ -27,6 +27,8 @@ mod tcp;
 #[path = "live/watcher.rs"]
 mod watcher;
 
+#[path = "live/aborts.rs"]
+mod aborts;
 #[path = "live/balancer.rs"]
 mod balancer;
 #[path = "live/closed.rs"]
@@ -35,12 +37,16 @@ mod closed;
 mod closing;
 #[path = "live/connecting.rs"]
 mod connecting;
+#[path = "live/crafted.rs"]
+mod crafted;
 #[path = "live/curl.rs"]
 mod curl;
 #[path = "live/dead.rs"]
 mod dead;
 #[path = "live/idle.rs"]
 mod idle;
+#[path = "live/listeners.rs"]
+mod listeners;
 #[path = "live/load.rs"]
 mod load;
 #[path = "live/proxies.rs"]

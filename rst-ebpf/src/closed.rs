@@ -6,7 +6,7 @@ use core::ptr;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use rst_common::{
     event::Control,
-    history::{Closed, Ending, Set, Slot, WAYS},
+    history::{Closed, ENDINGS, Ending, Endings, endings_of},
 };
 
 use crate::{kernel, maps::CLOSED};
@@ -15,25 +15,27 @@ use crate::{kernel, maps::CLOSED};
 #[inline(always)]
 pub(crate) fn find(control: *mut Control, hash: u64) -> Option<Ending> {
     let set = set(hash)?;
-    let mut content = kernel::zero();
-    for way in 0..WAYS {
-        let slot = slot(set, way);
-        // SAFETY: a valid map value. Another connection may take the slot
-        // between the two reads: one late segment is then misjudged.
-        let (identity, found) = unsafe {
-            (
-                ptr::read_volatile(&raw const (*slot).identity),
-                ptr::read_volatile(&raw const (*slot).content),
-            )
-        };
-        if identity == hash {
-            content = found;
+    let mut found = kernel::zero();
+    for index in 0..ENDINGS {
+        // SAFETY: a valid map value, whole 8-byte load.
+        let word = unsafe { ptr::read_volatile(place(set, index)) };
+        if Ending::is_of(word, hash) {
+            found = word;
         }
     }
-    let ending = Ending::unpack(kernel::forget(content));
-    (ending.closed != Closed::Unknown as u8
-        && now().wrapping_sub(ending.when) <= kernel::closed_window(control))
-    .then_some(ending)
+    let ending = Ending::unpack(kernel::forget(found));
+    (ending.closed != Closed::Unknown as u8 && ending.age(now()) <= kernel::closed_window(control))
+        .then_some(ending)
+}
+
+/// Asks for the memory that [`remember`] will need: it is seldom in the cache, and
+/// on its way while the facts are read.
+#[inline(always)]
+pub(crate) fn expect(hash: u64) {
+    if let Some(set) = set(hash) {
+        // SAFETY: a valid map value, whole 8-byte load.
+        unsafe { ptr::read_volatile(place(set, 0)) };
+    }
 }
 
 /// Remembers how a connection ended, just now. One whose reset is counted stays so.
@@ -44,19 +46,14 @@ pub(crate) fn remember(control: *mut Control, hash: u64, ending: Ending) {
     };
     let now = now();
     let mut oldest = 0;
-    let mut chosen = slot(set, 0);
-    for way in 0..WAYS {
-        let candidate = slot(set, way);
-        // SAFETY: a valid map value.
-        let (identity, content) = unsafe {
-            (
-                ptr::read_volatile(&raw const (*candidate).identity),
-                ptr::read_volatile(&raw const (*candidate).content),
-            )
-        };
-        let earlier = Ending::unpack(content);
-        let age = now.wrapping_sub(earlier.when);
-        if identity == hash {
+    let mut chosen = place(set, 0);
+    for index in 0..ENDINGS {
+        let candidate = place(set, index);
+        // SAFETY: a valid map value, whole 8-byte load.
+        let word = unsafe { ptr::read_volatile(candidate) };
+        let earlier = Ending::unpack(word);
+        let age = earlier.age(now);
+        if Ending::is_of(word, hash) {
             let settled =
                 earlier.closed == Closed::Done as u8 && age <= kernel::closed_window(control);
             if settled && ending.closed != Closed::Done as u8 {
@@ -65,8 +62,8 @@ pub(crate) fn remember(control: *mut Control, hash: u64, ending: Ending) {
             chosen = candidate;
             break;
         }
-        if identity == 0 || age > oldest {
-            oldest = if identity == 0 { u32::MAX } else { age };
+        if word == 0 || age > oldest {
+            oldest = if word == 0 { u32::MAX } else { age };
             chosen = candidate;
         }
     }
@@ -74,27 +71,23 @@ pub(crate) fn remember(control: *mut Control, hash: u64, ending: Ending) {
         when: now,
         ..ending
     };
-    // SAFETY: a valid map value; see `find` for the race.
-    unsafe {
-        ptr::write_volatile(&raw mut (*chosen).identity, 0);
-        ptr::write_volatile(&raw mut (*chosen).content, kernel::forget(ending.pack()));
-        ptr::write_volatile(&raw mut (*chosen).identity, hash);
-    }
+    // SAFETY: a valid map value, whole 8-byte store.
+    unsafe { ptr::write_volatile(chosen, kernel::forget(ending.pack(hash))) };
 }
 
 #[inline(always)]
-fn set(hash: u64) -> Option<*mut Set> {
-    CLOSED.get_ptr_mut((hash >> 32) as u32 & kernel::closed_mask())
+fn set(hash: u64) -> Option<*mut Endings> {
+    CLOSED.get_ptr_mut(endings_of(hash, kernel::closed_sets()))
 }
 
 #[inline(always)]
-fn slot(set: *mut Set, way: usize) -> *mut Slot {
-    // SAFETY: `way` is below WAYS, so the slot is inside the map value.
-    unsafe { &raw mut (*set).slots[way & (WAYS - 1)] }
+fn place(set: *mut Endings, index: usize) -> *mut u64 {
+    // SAFETY: `index` is below ENDINGS, so the place is inside the map value.
+    unsafe { &raw mut (*set).words[index & (ENDINGS - 1)] }
 }
 
 #[inline(always)]
 fn now() -> u32 {
     // SAFETY: takes no argument and reads a kernel variable.
-    unsafe { bpf_jiffies64() as u32 }
+    Ending::time(unsafe { bpf_jiffies64() })
 }

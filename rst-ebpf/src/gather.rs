@@ -48,6 +48,19 @@ pub(crate) struct Source {
 }
 
 impl Source {
+    /// The service's port where the tuple tells the ports, and the role, as a byte,
+    /// is known.
+    #[inline(always)]
+    fn port_of(&self, role: u8) -> u16 {
+        if role == Role::Server as u8 {
+            self.tuple.local_port
+        } else if role == Role::Client as u8 {
+            self.tuple.remote_port
+        } else {
+            0
+        }
+    }
+
     /// The port that names the service. Never one that a stranger chose: a
     /// server's own port, or the port our client went to.
     #[inline(always)]
@@ -71,6 +84,7 @@ impl Source {
             && self.tuple.family != 0
         {
             self.hash = self.tuple.hash(net.id());
+            closed::expect(self.hash);
         }
     }
 
@@ -189,11 +203,14 @@ pub(crate) fn connection(sk: Option<Sock>, facts: &mut Facts) -> Source {
     // `skc_num` is 0 once the socket has left the hash table.
     source.local_port = u16::from_be(tcp.get::<u16>(Field::InetSport).unwrap_or_default());
     source.tuple = Tuple::of_socket(sk, source.local_port, source.remote_port);
+    let begun = state != state::SYN_SENT && state != state::SYN_RECV;
+    if begun {
+        source.remember_by(sk);
+    }
     life(sk, source.remote_port, facts);
     socket(tcp, facts);
-    if state != state::SYN_SENT && state != state::SYN_RECV {
+    if begun {
         data(tcp, facts);
-        source.remember_by(sk);
     }
     source
 }
@@ -203,7 +220,9 @@ pub(crate) fn connection(sk: Option<Sock>, facts: &mut Facts) -> Source {
 #[inline(always)]
 pub(crate) fn service(source: &Source, facts: &mut Facts) -> u16 {
     let port = kernel::forget(u64::from(source.service_port(role(facts)))) as u16;
-    if let Some(word) = MULTIPLEXED.get(u32::from(port) / 64) {
+    if port != 0
+        && let Some(word) = MULTIPLEXED.get(u32::from(port) / 64)
+    {
         facts.multiplexed = (*word >> (port & 63)) as u8 & 1;
     }
     port
@@ -278,7 +297,7 @@ pub(crate) fn history(
             facts.closed = ending.closed;
             facts.tracked_role = ending.role;
             facts.tracked_turn = ending.turn;
-            source.service = ending.port;
+            source.service = source.port_of(ending.role);
             return;
         }
         facts.closed = Closed::No as u8;

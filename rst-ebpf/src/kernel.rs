@@ -32,7 +32,7 @@ use rst_common::{
     reason::{MAX_REASONS, RAW_NONE},
 };
 
-use crate::maps::{CLOSED_MASK, LAYOUT, REASONS, SEED, SOCKETS_MASK};
+use crate::maps::{CLOSED_SETS, LAYOUT, REASONS, SEED, SOCKETS_MASK};
 
 /// Offset of a field, or [`ABSENT`].
 #[inline(always)]
@@ -54,7 +54,7 @@ pub(crate) fn times(control: *mut Control) -> Times {
     }
 }
 
-/// Jiffies for which a closed connection is remembered.
+/// For how long a closed connection is remembered, as [`Ending::units`].
 #[inline(always)]
 pub(crate) fn closed_window(control: *mut Control) -> u32 {
     // SAFETY: a valid map value, which the daemon sets before it attaches.
@@ -105,11 +105,11 @@ pub(crate) fn sockets_mask() -> u32 {
     unsafe { ptr::read_volatile(&raw const SOCKETS_MASK) }
 }
 
-/// Entries of the table of closed connections less one.
+/// Entries of the table of closed connections.
 #[inline(always)]
-pub(crate) fn closed_mask() -> u32 {
+pub(crate) fn closed_sets() -> u32 {
     // SAFETY: as above.
-    unsafe { ptr::read_volatile(&raw const CLOSED_MASK) }
+    unsafe { ptr::read_volatile(&raw const CLOSED_SETS) }
 }
 
 /// Start of every hash of a tuple.

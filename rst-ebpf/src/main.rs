@@ -172,17 +172,9 @@ fn close(sk: Sock, old: u8) {
     else {
         return;
     };
-    let port = if life.role == Role::Server as u8 {
-        local_port
-    } else if life.role == Role::Client as u8 {
-        remote_port
-    } else {
-        0
-    };
     let hash = Tuple::of_socket(sk, local_port, remote_port).hash(net.id());
     let ending = Ending {
         when: 0,
-        port,
         role: life.role,
         turn: kernel::forget(turn_at_close(&turn_facts(sk), kernel::times(control)) as u64) as u8,
         closed: closed as u8,
@@ -336,7 +328,6 @@ fn receive_reset(ctx: &BtfTracePointContext) {
 fn ending(key: &CountKey) -> Ending {
     Ending {
         when: 0,
-        port: key.port,
         role: key.role,
         turn: 0,
         closed: Closed::Done as u8,

@@ -9,7 +9,7 @@ use rst_common::{
     cause::{Cause, Role},
     count::{AGES_ENTRIES, Ages, CountKey, CountValue, OVERFLOW_ENTRIES, TimeoutKey},
     event::{Control, DOUBT_SLOTS, DetailStats, Doubt, PORT_WORDS},
-    history::{Listener, ListenerKey, Set},
+    history::{Endings, Listener, ListenerKey, Set},
     layout::{ABSENT, FIELD_COUNT, Layout},
     reason::MAX_REASONS,
 };
@@ -52,7 +52,7 @@ pub(crate) static SOCKETS: Array<Set> = Array::with_max_entries(1, 0);
 
 /// Connections that were closed or reset here a moment ago. Sized likewise.
 #[map]
-pub(crate) static CLOSED: Array<Set> = Array::with_max_entries(1, 0);
+pub(crate) static CLOSED: Array<Endings> = Array::with_max_entries(1, 0);
 
 /// Who listens, and who has listened.
 #[map]
@@ -91,9 +91,9 @@ pub(crate) static REASONS: [u8; MAX_REASONS] = [0; MAX_REASONS];
 #[unsafe(no_mangle)]
 pub(crate) static SOCKETS_MASK: u32 = 0;
 
-/// Entries of `CLOSED` less one; likewise.
+/// Entries of `CLOSED`; likewise.
 #[unsafe(no_mangle)]
-pub(crate) static CLOSED_MASK: u32 = 0;
+pub(crate) static CLOSED_SETS: u32 = 1;
 
 /// Start of every hash of a tuple; likewise, at random.
 #[unsafe(no_mangle)]

@@ -714,6 +714,11 @@ fn reset_before_any_data() {
         ..fresh(server())
     };
     check(&accepted, Cause::NoData, Impact::Benign);
+    let sending = Facts {
+        unsent: 1,
+        ..accepted
+    };
+    check(&sending, Cause::PeerAbort, Impact::ConnectionBroken);
     let connected = Facts {
         bytes_acked: 1,
         ..fresh(client())

@@ -13,7 +13,7 @@ use aya::programs::{
 use aya::{Btf, Ebpf, EbpfLoader};
 use rst_common::classify::Times;
 use rst_common::event::{Doubt, PORT_WORDS};
-use rst_common::history::{CLOSED_SECONDS, WAYS, bucket_bounds};
+use rst_common::history::{CLOSED_SECONDS, ENDINGS, Ending, WAYS, bucket_bounds};
 
 use super::btf::{self, BtfError};
 use super::control::ControlPage;
@@ -267,10 +267,11 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
     let kernel_btf = Btf::from_sys_fs()?;
     // aya_log_common::Level: 0 logs nothing, 4 is debug.
     let log_level: u8 = if settings.log_kernel { 4 } else { 0 };
-    let (sockets, closed) = (
-        sets(settings.tracked_sockets),
-        sets(settings.closed_connections),
-    );
+    let sockets = (settings.tracked_sockets / narrow(WAYS))
+        .max(1)
+        // In range: the largest number allowed is a power of two itself.
+        .next_power_of_two();
+    let closed = (settings.closed_connections / narrow(ENDINGS)).max(1);
     let seed = random()?;
     let mut ebpf = EbpfLoader::new()
         .btf(Some(&kernel_btf))
@@ -278,7 +279,7 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
         .override_global("REASONS", &layout.reasons[..], true)
         .override_global("AYA_LOG_LEVEL", &log_level, false)
         .override_global("SOCKETS_MASK", &(sockets - 1), true)
-        .override_global("CLOSED_MASK", &(closed - 1), true)
+        .override_global("CLOSED_SETS", &closed, true)
         .override_global("SEED", &seed, true)
         .map_max_entries("SOCKETS", sockets)
         .map_max_entries("CLOSED", closed)
@@ -303,40 +304,16 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
     };
     control.set_idle(times.idle);
     control.set_jiffy(times.jiffy_us);
-    control.set_times(bucket_bounds(second), CLOSED_SECONDS * second);
+    control.set_times(
+        bucket_bounds(second),
+        Ending::units(CLOSED_SECONDS * second),
+    );
     let ports = ebpf
         .map_mut("MULTIPLEXED")
         .ok_or(LoadError::Object("MULTIPLEXED"))?;
     set_ports(ports, settings.multiplexed_ports).map_err(map_error("MULTIPLEXED"))?;
 
-    let mut attached = Vec::new();
-    for probe in PROBES {
-        let Some(program) = (probe.program)(&layout) else {
-            tracing::info!(
-                "not on this kernel: {}, which shows {}",
-                probe.name,
-                probe.shows
-            );
-            continue;
-        };
-        let result = match probe.kind {
-            Kind::Tracepoint => attach_tracepoint(&mut ebpf, probe.name, program, &kernel_btf),
-            Kind::Iterator => run_iterator(&mut ebpf, probe.name, program, &kernel_btf),
-        };
-        match result {
-            Ok(()) => attached.push(probe.name),
-            Err(source) if probe.required => return Err(LoadError::Attach { probe, source }),
-            Err(error) => {
-                tracing::warn!(
-                    "{}",
-                    LoadError::Attach {
-                        probe,
-                        source: error
-                    }
-                );
-            }
-        }
-    }
+    let attached = attach_probes(&mut ebpf, &layout, &kernel_btf)?;
     if !attached.contains(&LISTENERS_AT_START) {
         control.forget_listeners();
     }
@@ -363,6 +340,43 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
         times,
         attached,
     })
+}
+
+/// Attaches what this kernel has; the names.
+fn attach_probes(
+    ebpf: &mut Ebpf,
+    layout: &KernelLayout,
+    kernel_btf: &Btf,
+) -> Result<Vec<&'static str>, LoadError> {
+    let mut attached = Vec::new();
+    for probe in PROBES {
+        let Some(program) = (probe.program)(layout) else {
+            tracing::info!(
+                "not on this kernel: {}, which shows {}",
+                probe.name,
+                probe.shows
+            );
+            continue;
+        };
+        let result = match probe.kind {
+            Kind::Tracepoint => attach_tracepoint(ebpf, probe.name, program, kernel_btf),
+            Kind::Iterator => run_iterator(ebpf, probe.name, program, kernel_btf),
+        };
+        match result {
+            Ok(()) => attached.push(probe.name),
+            Err(source) if probe.required => return Err(LoadError::Attach { probe, source }),
+            Err(error) => {
+                tracing::warn!(
+                    "{}",
+                    LoadError::Attach {
+                        probe,
+                        source: error
+                    }
+                );
+            }
+        }
+    }
+    Ok(attached)
 }
 
 /// Runs the `clock` program until it tells HZ, and unloads it.
@@ -441,11 +455,10 @@ fn find<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, P
     })
 }
 
-/// Sets of the table for so many entries; a power of two.
-#[expect(clippy::cast_possible_truncation, reason = "a few ways")]
-fn sets(entries: u32) -> u32 {
-    // In range: the largest number allowed is a power of two itself.
-    (entries / WAYS as u32).max(1).next_power_of_two()
+/// The size of a set.
+#[expect(clippy::cast_possible_truncation, reason = "a few")]
+const fn narrow(ways: usize) -> u32 {
+    ways as u32
 }
 
 /// A number nobody can guess.

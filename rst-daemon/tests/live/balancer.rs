@@ -4,6 +4,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -125,4 +126,59 @@ fn balancer_resets_a_slow_request() {
         server: ["peer_gave_up", broken, "server"],
     };
     check("balancer_resets_a_slow_request", false, &wanted);
+}
+
+/// Enough resets after the same silence are a timer, which is told once, with
+/// what to do.
+#[test]
+fn a_timer_is_found() {
+    let test = "a_timer_is_found";
+    let Some(lab) = Lab::configured(test, &[], "idle_ms = 200", &[]) else {
+        return;
+    };
+    let (server, expected) = lab.inside(|| {
+        let family = FAMILIES[0];
+        let listener = tcp::listener(family.server, 16);
+        let server = listener.local_addr().unwrap();
+        let pairs: Vec<_> = (0..8)
+            .map(|_| {
+                let (mut client, client_end) = tcp::connect(family.client, server);
+                let (mut accepted, _) = listener.accept().unwrap();
+                accepted.set_read_timeout(Some(DEADLINE)).unwrap();
+                tcp::transfer(&mut client, &mut accepted, b"question");
+                tcp::transfer(&mut accepted, &mut client, b"answer");
+                (client, client_end, accepted)
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(TIMEOUT_MS));
+        let both = pairs.into_iter().map(|(client, client_end, accepted)| {
+            tcp::abort(accepted);
+            tcp::wait_error(&client);
+            [
+                verdict(
+                    "sent",
+                    server,
+                    client_end,
+                    ["app_abort", "benign", "server"],
+                ),
+                verdict(
+                    "received",
+                    client_end,
+                    server,
+                    ["idle_timeout", "uncertain", "client"],
+                ),
+            ]
+        });
+        (server, both.collect::<Vec<_>>().concat())
+    });
+    let events = lab.finish(&expected);
+    let found: Vec<&str> = events
+        .iter()
+        .filter_map(|event| event["hint"].as_str())
+        .filter(|hint| hint.contains("resets of connections"))
+        .collect();
+    let start = format!("5 resets of connections to {server} after 0.5 s of silence: ");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with(&start), "{found:?}");
+    assert!(found[0].contains("keep-alive is off"), "{found:?}");
 }

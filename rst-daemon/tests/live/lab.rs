@@ -51,15 +51,20 @@ pub(crate) fn skipped(test: &str, why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {why}");
 }
 
-/// Whether root and these tools are there; if not, the test is reported as
-/// skipped.
+/// Whether root and these tools, programs or devices by their path, are there;
+/// if not, the test is reported as skipped.
 pub(crate) fn can_run(test: &str, tools: &[&str]) -> bool {
     if !rustix::process::geteuid().is_root() {
         skipped(test, "needs root");
         return false;
     }
     for tool in ["ip", "nsenter"].iter().chain(tools) {
-        if find_program(tool).is_none() {
+        let there = if tool.starts_with('/') {
+            File::options().read(true).write(true).open(tool).is_ok()
+        } else {
+            find_program(tool).is_some()
+        };
+        if !there {
             skipped(test, &format!("needs {tool}"));
             return false;
         }
@@ -184,11 +189,32 @@ impl Lab {
         settings: &str,
         daemon_flags: &[&str],
     ) -> Option<Self> {
+        let lab = Self::prepared(test, tools, settings, daemon_flags, || ());
+        lab.map(|(lab, ())| lab)
+    }
+
+    /// The same with a daemon that starts after something has happened in the
+    /// namespace.
+    pub(crate) fn after<R: Send>(
+        test: &str,
+        happened: impl FnOnce() -> R + Send,
+    ) -> Option<(Self, R)> {
+        Self::prepared(test, &[], "", &[], happened)
+    }
+
+    fn prepared<R: Send>(
+        test: &str,
+        tools: &[&str],
+        settings: &str,
+        daemon_flags: &[&str],
+        happened: impl FnOnce() -> R + Send,
+    ) -> Option<(Self, R)> {
         if !can_run(test, tools) {
             return None;
         }
         let exclusive = exclusive();
         let netns = Netns::new();
+        let result = netns.inside(happened);
         let folder = Folder::new();
         let daemon = Daemon::start(&folder, settings, daemon_flags);
         let watcher = Watcher::start(&daemon.socket, &[]);
@@ -202,7 +228,7 @@ impl Lab {
             _exclusive: exclusive,
         };
         lab.before = Some(lab.quiet_scrape());
-        Some(lab)
+        Some((lab, result))
     }
 
     /// Runs code in the namespace, on a thread of its own.
@@ -308,6 +334,9 @@ impl Lab {
             .map(|seen| seen.event)
             .filter(|event| self.is_own(event) && !is_sentinel(event))
             .collect();
+        for event in &own {
+            println!("{}", told(event));
+        }
         let strict: Vec<Value> = own
             .iter()
             .filter(|event| !tolerated(event))
@@ -361,6 +390,14 @@ impl Lab {
     pub(crate) fn latency(&self, done: Instant, wanted: &Value) -> Duration {
         self.wait_event(wanted).at.saturating_duration_since(done)
     }
+}
+
+/// The verdict, for whoever reads the output.
+fn told(event: &Value) -> String {
+    let words = ["direction", "cause", "impact", "role", "basis"];
+    words
+        .map(|name| event[name].as_str().unwrap_or("null"))
+        .join(" | ")
 }
 
 /// The daemon has seen every connection of the test begin.

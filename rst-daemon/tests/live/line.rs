@@ -16,6 +16,9 @@ use crate::netns::{Family, Netns, subnets};
 /// How soon a direction notices that it is to end.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// What makes TUN devices: what a test with a line needs ([`crate::lab::can_run`]).
+pub(crate) const TUN: &str = "/dev/net/tun";
+
 /// More than any packet of these devices.
 const PACKET: usize = 1 << 16;
 
@@ -77,13 +80,13 @@ impl Drop for Line {
 }
 
 /// A TUN device of this thread's namespace; it goes with its file.
-fn tun(name: &str) -> File {
+pub(crate) fn tun(name: &str) -> File {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/net/tun")
-        .expect("root may open it");
+        .open(TUN)
+        .expect("looked at before");
     // SAFETY: integers alone, for which zero is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {

@@ -8,6 +8,8 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use prometheus_parse::Value as Sample;
+use rst_common::cause::Cause;
+use rst_common::history::BUCKETS;
 use serde_json::Value;
 
 use crate::collect::DEADLINE;
@@ -18,7 +20,8 @@ pub(crate) type Labels = BTreeMap<String, String>;
 /// Increase by series.
 pub(crate) type Increase = BTreeMap<Labels, u64>;
 
-/// All counters at one moment.
+/// All counters at one moment, buckets among them, and sums of seconds in
+/// milliseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct Scrape {
     samples: BTreeMap<(String, Labels), u64>,
@@ -37,16 +40,29 @@ impl Scrape {
         assert_eq!(status, 200, "{text}");
         let lines = text.lines().map(|line| Ok(line.to_owned()));
         let parsed = prometheus_parse::Scrape::parse(lines).expect("valid metrics");
-        let samples = parsed.samples.into_iter().filter_map(|sample| {
-            let Sample::Counter(value) = sample.value else {
-                return None;
-            };
+        let samples = parsed.samples.into_iter().flat_map(|sample| {
             let labels: Labels = sample
                 .labels
                 .iter()
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect();
-            Some(((sample.metric, labels), whole(value)))
+            match sample.value {
+                Sample::Counter(value) => vec![((sample.metric, labels), whole(value))],
+                Sample::Histogram(buckets) => {
+                    let metric = format!("{}_bucket", sample.metric);
+                    let buckets = buckets.into_iter().map(|bucket| {
+                        let mut labels = labels.clone();
+                        labels.insert("le".to_owned(), bucket.less_than.to_string());
+                        ((metric.clone(), labels), whole(bucket.count))
+                    });
+                    buckets.collect()
+                }
+                // Sums of seconds.
+                Sample::Untyped(sum) if sample.metric.ends_with("_seconds_sum") => {
+                    vec![((sample.metric, labels), whole((sum * 1000.0).round()))]
+                }
+                Sample::Gauge(_) | Sample::Summary(_) | Sample::Untyped(_) => Vec::new(),
+            }
         });
         Self {
             samples: samples.collect(),
@@ -160,6 +176,26 @@ pub(crate) fn compare(before: &Scrape, after: &Scrape, events: &[Value]) -> Resu
         });
     check("rst_kernel_reason_total", &counted, &count(seen));
 
+    let names = ["cause", "port"];
+    let gaps = events.iter().filter_map(|event| {
+        let of = vec![text(event, "cause"), service_port(event)];
+        Some((of, gap_ms(event)?))
+    });
+    for (metric, seen) in histogram("rst_idle_seconds", &names, gaps) {
+        let labels = [&names[..], &["le"]].concat();
+        check(&metric, &after.increase(before, &metric, &labels), &seen);
+    }
+
+    let names = ["direction", "cause"];
+    let ages = events.iter().filter_map(|event| {
+        let of = names.map(|name| text(event, name)).to_vec();
+        Some((of, event["age_ms"].as_u64()?))
+    });
+    for (metric, seen) in histogram("rst_connection_age_seconds", &names, ages) {
+        let labels = [&names[..], &["le"]].concat();
+        check(&metric, &after.increase(before, &metric, &labels), &seen);
+    }
+
     for outcome in ["sampled_out", "lost", "malformed"] {
         let grown = after.events(before, outcome);
         if grown != 0 {
@@ -174,6 +210,48 @@ pub(crate) fn compare(before: &Scrape, after: &Scrape, events: &[Value]) -> Resu
     } else {
         Err(problems)
     }
+}
+
+/// The silence that an event adds to the histogram, for causes that have one.
+fn gap_ms(event: &Value) -> Option<u64> {
+    let cause = Cause::from_label(event["cause"].as_str()?)?;
+    if !cause.has_gap() {
+        return None;
+    }
+    if cause == Cause::StaleReuse {
+        return event["idle_segment_ms"].as_u64();
+    }
+    let data = [&event["idle_rx_ms"], &event["idle_tx_ms"]].map(Value::as_u64);
+    data.into_iter().flatten().min()
+}
+
+/// What durations, with the values of these labels, add to the series of a
+/// histogram.
+fn histogram(
+    metric: &str,
+    names: &[&str],
+    durations: impl Iterator<Item = (Vec<String>, u64)>,
+) -> [(String, Increase); 2] {
+    let (mut buckets, mut sums) = (Increase::new(), Increase::new());
+    for (values, millis) in durations {
+        let names = names.iter().map(|name| (*name).to_owned());
+        let labels: Labels = names.zip(values).collect();
+        let bounds = BUCKETS.iter().map(|bound| f64::from(*bound));
+        for bound in bounds.chain([f64::INFINITY]) {
+            #[expect(clippy::cast_precision_loss, reason = "days in milliseconds")]
+            if millis as f64 <= bound * 1000.0 {
+                let mut labels = labels.clone();
+                labels.insert("le".to_owned(), bound.to_string());
+                *buckets.entry(labels).or_default() += 1;
+            }
+        }
+        *sums.entry(labels).or_default() += millis;
+    }
+    sums.retain(|_, millis| *millis != 0);
+    [
+        (format!("{metric}_bucket"), buckets),
+        (format!("{metric}_sum"), sums),
+    ]
 }
 
 fn count(labels: impl Iterator<Item = Labels>) -> Increase {

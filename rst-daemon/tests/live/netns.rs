@@ -83,6 +83,14 @@ impl Netns {
         ends
     }
 
+    /// Gives the far end of a joint ([`Self::join`]) to another, and its
+    /// addresses with it.
+    pub(crate) fn hand_over(&self, other: &Self, number: u8, ends: [Family; 2]) {
+        let far = format!("far{number}");
+        self.ip(&["link", "set", &far, "netns", &other.name]);
+        other.address(&far, ends.map(|ends| ends.server));
+    }
+
     /// Gives a device an address of each family and sets it up.
     pub(crate) fn address(&self, device: &str, addresses: [IpAddr; 2]) {
         for address in addresses {

@@ -35,6 +35,11 @@ pub(crate) fn listener(address: IpAddr, backlog: i32) -> TcpListener {
     TcpListener::from(socket)
 }
 
+/// A listener at an address and port.
+pub(crate) fn listen_at(end: SocketAddr) -> TcpListener {
+    TcpListener::bind(end).unwrap()
+}
+
 /// Connects from an address; the client end and where it is.
 pub(crate) fn connect(from: IpAddr, to: SocketAddr) -> (TcpStream, SocketAddr) {
     let socket = bound(from);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::expect::{matches, owner, verdict};
 use crate::lab::Lab;
-use crate::line::Line;
+use crate::line::{Line, TUN};
 use crate::netns::FAMILIES;
 use crate::programs::Server;
 use crate::tcp;
@@ -30,7 +30,7 @@ const PIECES: usize = 1000;
 /// however many segments were under way.
 #[test]
 fn early_413_is_counted_once() {
-    let Some(lab) = Lab::start("early_413_is_counted_once", &["nginx"], &[]) else {
+    let Some(lab) = Lab::start("early_413_is_counted_once", &["nginx", TUN], &[]) else {
         return;
     };
     let far = lab.another();

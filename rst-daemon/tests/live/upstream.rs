@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::collect::wait_until;
 use crate::expect::verdict;
 use crate::lab::Lab;
-use crate::line::Line;
+use crate::line::{Line, TUN};
 use crate::netns::{Family, Netns};
 use crate::programs::{ESTABLISHED, End, FIN_WAIT1, Server, ends, http};
 use crate::tcp;
@@ -28,7 +28,7 @@ const DELAY: Duration = Duration::from_millis(50);
 /// How often a request may fail to cross it.
 const TRIES: usize = 3;
 
-const TOOLS: [&str; 2] = ["nginx", "gunicorn"];
+const TOOLS: [&str; 3] = ["nginx", "gunicorn", TUN];
 
 const APP: &str = r"
 def app(environ, start_response):

@@ -1,5 +1,6 @@
 //! A line that swallows everything: who finds out, and how.
 
+use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,17 +10,21 @@ use serde_json::json;
 
 use crate::expect::verdict;
 use crate::lab::Lab;
-use crate::line::Line;
+use crate::line::{Line, TUN};
+use crate::metrics::Labels;
 use crate::programs::{curl, url};
 use crate::tcp::{self, Pair};
 
 /// One way.
 const DELAY: Duration = Duration::from_millis(20);
 
+/// Where nobody answers.
+const PORT: u16 = 80;
+
 /// The peer vanishes behind the line, and keep-alive probes find that out.
 #[test]
 fn probes_over_a_dead_line_run_out() {
-    let Some(lab) = Lab::start("probes_over_a_dead_line_run_out", &[], &[]) else {
+    let Some(lab) = Lab::start("probes_over_a_dead_line_run_out", &[TUN], &[]) else {
         return;
     };
     let far = lab.another();
@@ -58,7 +63,7 @@ fn probes_over_a_dead_line_run_out() {
 #[test]
 fn curl_times_out_on_a_dead_line() {
     let test = "curl_times_out_on_a_dead_line";
-    let Some(lab) = Lab::start(test, &["curl"], &[]) else {
+    let Some(lab) = Lab::start(test, &["curl", TUN], &[]) else {
         return;
     };
     let far = lab.another();
@@ -68,6 +73,52 @@ fn curl_times_out_on_a_dead_line() {
         let url = url(SocketAddr::new(family.server, 80), "/");
         let output = curl(&lab.netns, &["--max-time", "0.2", &url]);
         assert_eq!(output.status.code(), Some(28), "{output:?}");
+    }
+    lab.finish(&[]);
+}
+
+/// A question, and an attempt to connect, on a line that swallows them: the
+/// kernel gives up, and no reset tells of it either.
+#[test]
+fn silence_is_counted() {
+    let Some(lab) = Lab::start("silence_is_counted", &[TUN], &[]) else {
+        return;
+    };
+    let far = lab.another();
+    let line = Line::new(&lab.netns, &far, 1, DELAY);
+    let pairs = line.ends.map(|family| {
+        let mut pair = Pair::across(&lab.netns, &far, family);
+        pair.ask(b"question");
+        pair.answer(b"answer");
+        tcp::set_option(&pair.client, libc::TCP_USER_TIMEOUT, 300);
+        pair
+    });
+    line.blackhole(true);
+    let before = lab.quiet_scrape();
+    for (pair, family) in pairs.iter().zip(line.ends) {
+        (&pair.client).write_all(b"another").unwrap();
+        let attempt = lab.inside(|| tcp::bound(family.client));
+        tcp::set_option(&attempt, libc::TCP_USER_TIMEOUT, 300);
+        let to = SocketAddr::new(family.server, PORT);
+        let error = rustix::net::connect(&attempt, &to).expect_err("nothing answers");
+        assert_eq!(error, rustix::io::Errno::TIMEDOUT);
+    }
+    for pair in &pairs {
+        assert_eq!(tcp::wait_error(&pair.client), ErrorKind::TimedOut);
+    }
+    let increase = lab
+        .quiet_scrape()
+        .increase(&before, "rst_timeouts_total", &["role", "port"]);
+    let ports = pairs.iter().map(|pair| (pair.server_end.port(), 1));
+    let expected = ports.chain([(PORT, 2)]).map(|(port, count)| {
+        let labels = [("role", "client".to_owned()), ("port", port.to_string())];
+        let labels = labels.map(|(name, value)| (name.to_owned(), value));
+        (Labels::from(labels), count)
+    });
+    assert_eq!(increase, expected.collect());
+    for pair in pairs {
+        // Its FIN would find the line whole again.
+        tcp::vanish(pair.server);
     }
     lab.finish(&[]);
 }
