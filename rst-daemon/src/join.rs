@@ -12,6 +12,7 @@ use rst_common::tcp::{AF_INET, AF_INET6, sock_flag, state};
 
 use crate::basis;
 use crate::clock::{Hz, WallClock};
+use crate::community_id::community_id;
 use crate::hint::estimator::{Key, Observation};
 use crate::hint::{self, Gaps};
 use crate::reset::{Endpoint, Exit, Keepalive, Linger, Owner, Packet, Reset, VERSION};
@@ -67,7 +68,8 @@ impl Joiner {
         let hz = self.hz;
         let knows = |bit: u32| event.known & bit != 0;
         let ms = |bits: u32, jiffies: u32| facts.get(bits, |_| hz.milliseconds(jiffies));
-        let (local, remote) = endpoints(event).unzip();
+        let ends = endpoints(event);
+        let (local, remote) = ends.unzip();
         let cause = Cause::from_byte(event.cause).unwrap_or(Cause::Unknown);
         let flags = facts.get(known::SOCK_FLAGS, |facts| facts.sock_flags);
         let origin = Origin::from_byte(facts.origin).unwrap_or(Origin::None);
@@ -96,7 +98,7 @@ impl Joiner {
             uid: knows(event::known::UID).then_some(event.uid),
             netns: knows(event::known::NETNS).then_some(event.netns),
             cookie: knows(event::known::SOCK_COOKIE).then_some(event.sock_cookie),
-            community_id: None,
+            community_id: ends.and_then(|(local, remote)| community_id(local, remote)),
             turn: match turn(facts) {
                 Turn::Unknown => None,
                 turn @ (Turn::Us | Turn::Peer) => Some(turn.label().to_owned()),
@@ -272,4 +274,62 @@ fn comm(bytes: &[u8; 16]) -> String {
         .position(|byte| *byte == 0)
         .unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..len]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::ring::decode;
+
+    fn id(event: &Event) -> Option<String> {
+        let hz = Hz::of(0, 0).unwrap();
+        let joiner = Joiner::new("host".into(), Vec::new(), hz, true);
+        joiner.join(event, WallClock::from_offset(0)).community_id
+    }
+
+    /// One end of a connection from port 9 to port 47318 of the same address.
+    fn event(family: u16, addr: [u8; 16]) -> Event {
+        let mut event = decode(&[0; event::EVENT_SIZE]).unwrap();
+        event.known = event::known::TUPLE;
+        event.family = family;
+        event.local_addr = addr;
+        event.local_port = 9;
+        event.remote_addr = addr;
+        event.remote_port = 47318;
+        event
+    }
+
+    fn swapped(event: &Event) -> Event {
+        Event {
+            local_addr: event.remote_addr,
+            local_port: event.remote_port,
+            remote_addr: event.local_addr,
+            remote_port: event.local_port,
+            ..*event
+        }
+    }
+
+    #[test]
+    fn both_ends_carry_the_same_community_id() {
+        let mut loopback = [0; 16];
+        loopback[..4].copy_from_slice(&[127, 0, 0, 1]);
+        let four = event(AF_INET, loopback);
+        let mapped = event(AF_INET6, Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets());
+        for event in [four, swapped(&four), mapped, swapped(&mapped)] {
+            assert_eq!(
+                id(&event).as_deref(),
+                Some("1:1ptGjEVx82st9ih34WyF5ppgCUI=")
+            );
+        }
+        let six = event(AF_INET6, Ipv6Addr::LOCALHOST.octets());
+        assert!(id(&six).is_some());
+        assert_eq!(id(&six), id(&swapped(&six)));
+    }
+
+    #[test]
+    fn without_both_ends_there_is_no_community_id() {
+        let mut event = event(AF_INET6, Ipv6Addr::LOCALHOST.octets());
+        event.known = 0;
+        assert_eq!(id(&event), None);
+    }
 }

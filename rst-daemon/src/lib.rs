@@ -10,6 +10,7 @@ pub mod basis;
 pub mod cli;
 pub mod client;
 pub mod clock;
+pub mod community_id;
 pub mod config;
 pub mod daemon;
 pub mod explain;

@@ -51,7 +51,7 @@ pub struct Reset {
     pub netns: Option<u32>,
     /// Socket cookie, as `ss -e` prints it.
     pub cookie: Option<u64>,
-    /// Community ID flow hash.
+    /// Community ID v1 flow hash, seed 0: the same whichever end is local.
     pub community_id: Option<String>,
     /// Who sent data last: `us` or `peer`.
     pub turn: Option<String>,

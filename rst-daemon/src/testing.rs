@@ -36,7 +36,7 @@ pub(crate) fn reset() -> Reset {
         uid: Some(33),
         netns: Some(4_026_531_840),
         cookie: Some(5123),
-        community_id: None,
+        community_id: Some("1:ldl6Pq0DaNHtQNZuoTjDKwidIcU=".into()),
         turn: Some("us".into()),
         idle_rx_ms: Some(60_012),
         idle_tx_ms: Some(3),

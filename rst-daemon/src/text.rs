@@ -226,6 +226,7 @@ mod tests {
             remote: None,
             owner: None,
             state: None,
+            community_id: None,
             idle_rx_ms: None,
             idle_tx_ms: None,
             unacked_bytes: None,
@@ -244,6 +245,7 @@ mod tests {
             reason: Some("TCP_ABORT_ON_CLOSE".into()),
             local: Some(testing::endpoint("192.168.100.200", 8443)),
             remote: Some(testing::endpoint("192.168.100.100", 65535)),
+            community_id: None,
             owner: Some(Owner {
                 pid: None,
                 comm: "postgres".into(),
