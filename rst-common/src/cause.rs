@@ -1,4 +1,5 @@
-//! The closed sets of labels: causes, impacts, roles, directions, origins.
+//! The closed sets of labels: causes, impacts, roles, directions, origins, and
+//! how an owner was found.
 //!
 //! One entry of [`causes!`] is all there is to a cause: its label, its meaning,
 //! the impact rule, what it rests on, how to confirm it by hand and how to mend
@@ -101,6 +102,23 @@ labels! {
     }
 }
 
+labels! {
+    /// How the owner of a socket was found.
+    OwnerSource {
+        /// It was not.
+        Unknown = "unknown",
+        /// It was running when the reset was sent, and is certainly the one that
+        /// closed the socket.
+        Current = "current",
+        /// It made the connection.
+        Connect = "connect",
+        /// It listens where the connection was accepted.
+        Listener = "listener",
+        /// It held the socket when the daemon started.
+        Iterator = "iterator",
+    }
+}
+
 macro_rules! causes {
     ($( $(#[$doc:meta])* $variant:ident = $label:literal { $($field:ident: $value:expr,)* } )*) => {
         labels! {
@@ -198,7 +216,7 @@ causes! {
     HalfOpen = "half_open" {
         meaning: "the peer sent data on a connection that this host does not know (any more)",
         impact: "connection_broken on a port that has or had a listener; benign for a TLS close_notify; uncertain for a single byte, a small TLS record, or any other port",
-        evidence: "the data met no socket, or a listener that is younger than the connection, and the connection was not closed here in the last 60 s",
+        evidence: "the data met no socket, or a listener that is younger than the connection, and the connection was not closed here in the last two minutes",
         confirm: "journalctl -u SERVICE and uptime: was there a restart or a failover? conntrack -L on the routers in between",
         fix: "after a restart nothing, clients must reconnect; else look for what lost the connection: a failover, an expired conntrack or NAT entry, an address that moved",
         links: &["RFC 9293 section 3.5.1"],
@@ -207,7 +225,7 @@ causes! {
     AfterReset = "after_reset" {
         meaning: "more segments of a connection that was closed or reset here a moment ago",
         impact: "benign: the broken connection, if it was one, is counted where it broke",
-        evidence: "the connection was closed or reset here in the last 60 s, and this segment of it was still under way",
+        evidence: "the connection was closed or reset here in the last two minutes, and this segment of it was still under way",
         confirm: "tcpdump -ni any 'host PEER and port PORT': one reset for each segment that was in flight",
         fix: "nothing here; look at the first reset of the same connection",
         links: &["RFC 9293 section 3.5.2"],
@@ -224,7 +242,7 @@ causes! {
     /// The peer sent data to a connection we had closed.
     LateData = "late_data" {
         meaning: "the peer sent data on a connection that this host had already closed",
-        impact: "connection_broken; benign for a TLS close_notify; uncertain for another TLS record or unreadable data of up to 96 bytes, and at a client unless it had waited for an answer for the idle threshold",
+        impact: "connection_broken; benign for a TLS close_notify; uncertain for another TLS record or unreadable data of up to 96 bytes, the same on multiplexed ports, SMTP's QUIT, and at a client unless it had waited for an answer for the idle threshold",
         evidence: "the data met a socket in FIN_WAIT or TIME_WAIT (kernel: TCP_ABORT_ON_DATA, TCP_TIMEWAIT_SOCKET)",
         confirm: "tcpdump -ni any 'host PEER and port PORT': our FIN, then the peer's data, then our reset",
         fix: "let the side that reuses connections close them first: its keep-alive time must be shorter than the other's (nginx upstream keepalive_timeout below gunicorn's --keep-alive)",
@@ -233,7 +251,7 @@ causes! {
     /// Closed with bytes unread.
     UnreadData = "unread_data" {
         meaning: "the application closed the connection without reading everything it had received",
-        impact: "connection_broken at a server; benign where the peer had closed and only a TLS close_notify was unread; uncertain at a client, and for as many bytes as another farewell takes",
+        impact: "connection_broken at a server; benign where the peer had closed and only a TLS close_notify was unread; uncertain at a client that had no more to send, and for as many bytes as another farewell takes",
         evidence: "the kernel's TCP_ABORT_ON_CLOSE, the closing process was alive, and bytes were unread",
         confirm: "strace -p PID -e trace=network,close: close() without a read() that returned 0; nstat -az TcpExtTCPAbortOnClose",
         fix: "read the request to its end before closing, or shut down the sending side and drain (nginx: lingering_close); answer early errors with the body read or refused by 100-continue",
@@ -242,7 +260,7 @@ causes! {
     /// The process that held the socket exited.
     ProcessExit = "process_exit" {
         meaning: "the process that held the connection exited or was killed",
-        impact: "connection_broken; uncertain for a client that exited with status 0",
+        impact: "connection_broken; benign where the peer had closed and only a TLS close_notify was unread; uncertain for as many bytes as another farewell takes, and for a client with status 0, or that was asked to end (SIGTERM and the like) after an answer, unless it had more to send",
         evidence: "the closing task was exiting, with bytes unread or SO_LINGER 0; its exit status or signal is in the event",
         confirm: "journalctl -u SERVICE around the time; dmesg for the OOM killer",
         fix: "find out why it ended; on planned restarts stop accepting and drain before exit. A process killed after it has read everything sends a FIN, not a reset",
@@ -251,7 +269,7 @@ causes! {
     /// The application asked for a reset.
     AppAbort = "app_abort" {
         meaning: "the application chose to abort: SO_LINGER with zero time, connect(AF_UNSPEC), or a negative TCP_LINGER2",
-        impact: "benign when nothing was outstanding and no answer was pending; uncertain at a client that left before an answer could have come; else connection_broken",
+        impact: "benign when nothing was outstanding and no answer was pending; uncertain at a client that left before an answer could have come, and at a server whose answer may have arrived; else connection_broken",
         evidence: "SO_LINGER was on with a time of 0 when the socket was closed, or it was disconnected without being closed (kernel: TCP_STATE)",
         confirm: "strace -p PID -e trace=setsockopt,connect,close shows SO_LINGER {onoff=1, linger=0} or connect with AF_UNSPEC",
         fix: "drop SO_LINGER 0 where peers may still be reading; health checkers and some proxies use it on purpose",
@@ -260,7 +278,7 @@ causes! {
     /// A listener closed with connections nobody had accepted.
     ListenerClosed = "listener_closed" {
         meaning: "a listener went away with connections not yet accepted",
-        impact: "connect_failed",
+        impact: "connect_failed; benign where the peer had said nothing and had left",
         evidence: "the socket had never been given to an application (kernel: TCP_STATE, no struct socket)",
         confirm: "ss -ltn before the close shows connections in Recv-Q; journalctl -u SERVICE around the time",
         fix: "on restarts pass the listener on (socket activation, SO_REUSEPORT hand-over) or drain the accept queue before closing it",
@@ -333,7 +351,7 @@ causes! {
     StaleReuse = "stale_reuse" {
         meaning: "this host used a connection that had been silent, and the peer, a balancer or a firewall had forgotten it",
         impact: "connection_broken",
-        evidence: "data without an answer, and no segment from the peer for at least the idle threshold",
+        evidence: "data answered by the reset at once, and no segment from the peer for at least the idle threshold before",
         confirm: "ss -tnoi 'dst PEER' shows lastrcv and whether keep-alive is on; the gap in the event is the timer to look for",
         fix: "turn TCP keep-alive on with a time below the gap, or close idle connections earlier than the balancer or firewall does",
         links: &["tcp(7)", "RFC 5382 section 5"],
@@ -387,7 +405,7 @@ causes! {
     NoData = "no_data" {
         meaning: "the connection was reset before any data moved",
         impact: "benign at a server (health check, scan, cancelled connect); connect_failed at a client: accepted, then thrown away",
-        evidence: "a server that received nothing and had no more to send than the peer took, or a client that is younger than the idle threshold",
+        evidence: "a server that received nothing and sent at most a greeting of 1 KiB, or a client that is younger than the idle threshold",
         confirm: "tcpdump -ni any 'host PEER and port PORT': handshake, then the reset",
         fix: "at a server nothing; at a client look at the server: full accept queue, access rule, a listener that closed",
         links: &[],

@@ -57,6 +57,14 @@ impl Times {
         self.microseconds(jiffies) <= u64::from(facts.srtt_us) + DELACK_MAX_US
     }
 
+    /// Whether an answer to what was sent so many jiffies ago has come at once: two
+    /// round trips, as far as jiffies can tell.
+    #[inline(always)]
+    fn is_at_once(self, facts: &Facts, jiffies: u32) -> bool {
+        let tick = u64::from(self.jiffy_us);
+        self.microseconds(jiffies) <= 2 * u64::from(facts.srtt_us) + 2 * tick
+    }
+
     /// Whether nobody can have waited yet: less than a round trip, as far as
     /// jiffies can tell.
     #[inline(always)]
@@ -292,7 +300,17 @@ fn sent_by_closing(facts: &Facts, role: Role, reason: Reason, times: Times) -> (
     let unspecified = matches!(reason, Reason::Unspecified);
     let disconnects = matches!(reason, Reason::State | Reason::DisconnectWithData);
     if (unspecified || disconnects) && was_never_accepted(facts) {
-        return (Cause::ListenerClosed, Impact::ConnectFailed);
+        // Who has said nothing and has left was a health check.
+        let left = facts.knows(known::STATE_BEFORE)
+            && facts.state_before == state::CLOSE_WAIT
+            && facts.knows(known::BYTES_RECEIVED | known::SOCK_FLAGS)
+            && received_bytes(facts) == 0;
+        let impact = if left {
+            Impact::Benign
+        } else {
+            Impact::ConnectFailed
+        };
+        return (Cause::ListenerClosed, impact);
     }
     // `__tcp_close` orphans the socket before it looks at these two.
     let orphan = facts.sock_flags & sock_flag::DEAD != 0;
@@ -332,9 +350,9 @@ fn sent_by_closing(facts: &Facts, role: Role, reason: Reason, times: Times) -> (
 /// unread, only a farewell is none.
 #[inline(always)]
 fn unread_impact(facts: &Facts, role: Role) -> Impact {
-    let peer_had_closed = facts.knows(known::STATE_BEFORE)
-        && (facts.state_before == state::CLOSE_WAIT || facts.state_before == state::LAST_ACK);
-    if peer_had_closed && is_close_notify(facts.unread) {
+    if loses_unsent(facts) {
+        Impact::ConnectionBroken
+    } else if leaves_farewell(facts) {
         Impact::Benign
     } else if may_be_control(facts, facts.unread) {
         // Its FIN may be the next segment.
@@ -346,21 +364,51 @@ fn unread_impact(facts: &Facts, role: Role) -> Impact {
     }
 }
 
+/// Whether the reset throws away what our application had written.
+#[inline(always)]
+fn loses_unsent(facts: &Facts) -> bool {
+    facts.knows(known::UNSENT) && unsent_data(facts) != 0
+}
+
+/// Whether nothing but the peer's TLS close_notify is left unread.
+#[inline(always)]
+fn leaves_farewell(facts: &Facts) -> bool {
+    let peer_had_closed = facts.knows(known::STATE_BEFORE)
+        && (facts.state_before == state::CLOSE_WAIT || facts.state_before == state::LAST_ACK);
+    peer_had_closed && is_close_notify(facts.unread)
+}
+
 #[inline(always)]
 fn wants_no_fin_wait2(facts: &Facts) -> bool {
     facts.knows(known::LINGER2) && facts.no_fin_wait2 != 0
 }
 
-/// A client that exits by itself with status 0 may have had all it wanted; who
-/// is no server for certain may be one.
+/// A client that exits by itself with status 0, or that somebody has asked to end
+/// after it had an answer, may have had all it wanted; who is no server for
+/// certain may be one.
 #[inline(always)]
 fn exit_impact(facts: &Facts, role: Role) -> Impact {
-    let clean = facts.knows(known::EXIT_CODE) && facts.exit_code == 0;
-    if clean && role as u8 != Role::Server as u8 {
+    if loses_unsent(facts) {
+        return Impact::ConnectionBroken;
+    }
+    if leaves_farewell(facts) {
+        return Impact::Benign;
+    }
+    let answered = turn(facts) as u8 == Turn::Peer as u8;
+    let had_enough = facts.knows(known::EXIT_CODE)
+        && (facts.exit_code == 0 || asks_to_end(facts.exit_code) && answered);
+    if may_be_control(facts, facts.unread) || had_enough && role as u8 != Role::Server as u8 {
         Impact::Uncertain
     } else {
         Impact::ConnectionBroken
     }
+}
+
+/// Whether an exit code, as in `wait(2)`, is of a signal that asks a program to
+/// end: SIGHUP, SIGINT, SIGPIPE, SIGTERM (signal(7)).
+#[inline(always)]
+const fn asks_to_end(exit_code: u32) -> bool {
+    matches!(exit_code & 0x7f, 1 | 2 | 13 | 15)
 }
 
 /// A connection in the accept queue: no application has it yet, and it is no
@@ -392,9 +440,9 @@ fn received(facts: &Facts, role: Role, times: Times) -> (Cause, Impact) {
     let client = role as u8 == Role::Client as u8;
     let server = role as u8 == Role::Server as u8;
     let volume = known::BYTES_RECEIVED | known::SOCK_FLAGS;
-    if server && facts.knows(volume) && received_bytes(facts) == 0 && unsent_data(facts) == 0 {
-        // A health check, a scan, a banner check, a cancelled connect. Whoever
-        // has more to send than the peer takes was in the middle of something.
+    if server && facts.knows(volume) && received_bytes(facts) == 0 && has_said_little(facts, times)
+    {
+        // A health check, a scan, a banner check, a cancelled connect.
         return (Cause::NoData, Impact::Benign);
     }
     if facts.state == state::CLOSE_WAIT || facts.state == state::LAST_ACK {
@@ -423,10 +471,14 @@ fn received(facts: &Facts, role: Role, times: Times) -> (Cause, Impact) {
         return (Cause::NoData, Impact::ConnectFailed);
     }
     let unacked = unacked_data(facts);
-    if unacked == 0 && facts.probes_out != 0 {
+    // With more to send it is a probe of the peer's window.
+    if unacked == 0 && facts.unsent == 0 && facts.probes_out != 0 {
         return (Cause::StaleProbe, general_impact(facts, role, times));
     }
-    if unacked != 0 && facts.idle_segment >= times.idle {
+    // Whoever has forgotten a connection says so at once; whoever takes a while has
+    // looked at what it got.
+    let at_once = times.is_at_once(facts, facts.idle_tx);
+    if unacked != 0 && facts.idle_segment >= times.idle && at_once {
         return (Cause::StaleReuse, Impact::ConnectionBroken);
     }
     let last = turn(facts) as u8;
@@ -449,6 +501,19 @@ fn received(facts: &Facts, role: Role, times: Times) -> (Cause, Impact) {
         return (Cause::IdleTimeout, Impact::Uncertain);
     }
     (Cause::PeerAbort, general_impact(facts, role, times))
+}
+
+/// Longest that a server's greeting may be.
+const GREETING: u64 = 1024;
+
+/// Whether a server that has received nothing has said no more than a greeting,
+/// and all of it some time ago or just now, not after a silence.
+#[inline(always)]
+fn has_said_little(facts: &Facts, times: Times) -> bool {
+    let stale = facts.knows(known::IDLE_SEGMENT | known::UNACKED)
+        && unacked_data(facts) != 0
+        && facts.idle_segment >= times.idle;
+    facts.bytes_sent <= GREETING && unsent_data(facts) == 0 && !stale
 }
 
 /// Age of a connection on which nothing but the handshake has arrived.
@@ -633,6 +698,19 @@ fn undelivered_impact(facts: &Facts) -> Impact {
     }
 }
 
+/// Who was waited for when the peer's FIN came: the turn, but a peer that closes
+/// as it speaks has said goodbye.
+#[must_use]
+#[inline(always)]
+pub fn turn_at_fin(facts: &Facts, times: Times) -> Turn {
+    let turn = turn(facts);
+    if turn as u8 == Turn::Peer as u8 && times.is_no_wait(facts, facts.idle_rx) {
+        Turn::Unknown
+    } else {
+        turn
+    }
+}
+
 /// Who was waited for when this host closed: the turn, but whoever leaves sooner
 /// than a connection counts as idle has had enough rather than waited in vain.
 #[must_use]
@@ -650,8 +728,12 @@ pub fn turn_at_close(facts: &Facts, times: Times) -> Turn {
 /// wanted, unless it had asked and waited for long.
 #[inline(always)]
 fn late_data_impact(facts: &Facts, role: Role, times: Times) -> Impact {
+    let held = facts.origin == Origin::Socket as u8 && facts.state != state::LISTEN;
+    if held && loses_unsent(facts) {
+        return Impact::ConnectionBroken;
+    }
     let impact = late_payload_impact(facts);
-    let asked = if facts.origin == Origin::Socket as u8 && facts.state != state::LISTEN {
+    let asked = if held {
         turn_at_close(facts, times) as u8 == Turn::Us as u8
     } else {
         facts.tracked_turn == Turn::Us as u8
@@ -674,6 +756,13 @@ fn late_payload_impact(facts: &Facts) -> Impact {
         } else {
             Impact::ConnectionBroken
         };
+    }
+    // Where many requests share a connection, a goodbye may take any form; where
+    // mail is handed over it has this one (RFC 5321 section 4.1.1.10).
+    let goodbye = facts.multiplexed != 0 && facts.payload_len <= SMALL_TLS_RECORD
+        || facts.payload_len == 6 && matches!(facts.payload, [b'Q', b'U', b'I', b'T', b'\r']);
+    if goodbye {
+        return Impact::Uncertain;
     }
     // RFC 8446 section 5.1: type, version 3.x, length.
     let [kind, major, _minor, length_high, length_low] = facts.payload;
@@ -702,7 +791,8 @@ fn app_abort_impact(facts: &Facts, role: Role, times: Times) -> Impact {
     let held = state_held(facts);
     let unacked = unacked_data(facts);
     let no_wait = role as u8 == Role::Client as u8 && times.is_no_wait(facts, facts.idle_tx);
-    if facts.unread != 0 || facts.unsent != 0 || unacked > 1 && !no_wait {
+    let arrived = no_wait || may_be_delivered(facts, role, times);
+    if facts.unread != 0 || facts.unsent != 0 || unacked > 1 && !arrived {
         return Impact::ConnectionBroken;
     }
     if unacked > 1 {
@@ -777,8 +867,8 @@ const fn sent_fin(state: u8) -> bool {
 /// sequence of the peer's last segment, so it equals `rcv_nxt` when that
 /// segment brought nothing new, as the ACK of our answer does; otherwise the
 /// peer's last segment was data, and it came after ours if ours is acknowledged.
-/// A FIN blurs both, and our own keep-alive probe draws an ACK too: then the
-/// turn is unknown.
+/// A FIN blurs both, and our own keep-alive probe draws an ACK too: then a tie
+/// stays one.
 #[must_use]
 #[inline(always)]
 pub fn turn(facts: &Facts) -> Turn {
@@ -789,7 +879,7 @@ pub fn turn(facts: &Facts) -> Turn {
         | known::SOCK_FLAGS
         | known::UNACKED
         | known::PROBES_OUT;
-    if !facts.knows(needed) || facts.probes_out != 0 {
+    if !facts.knows(needed) {
         return Turn::Unknown;
     }
     let received = received_bytes(facts);
@@ -801,7 +891,10 @@ pub fn turn(facts: &Facts) -> Turn {
         Turn::Us
     } else if facts.idle_tx > facts.idle_rx {
         Turn::Peer
-    } else if !facts.knows(known::TURN_TIE) || facts.sock_flags & sock_flag::DONE != 0 {
+    } else if !facts.knows(known::TURN_TIE)
+        || facts.sock_flags & sock_flag::DONE != 0
+        || facts.probes_out != 0
+    {
         Turn::Unknown
     } else if facts.sent_after_received != 0 {
         Turn::Us

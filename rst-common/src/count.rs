@@ -23,9 +23,11 @@ pub struct CountKey {
     pub gap: u8,
     /// The service's port in host byte order, 0 where there is none to name.
     pub port: u16,
+    /// Whose socket it was ([`crate::owner::workload`]), 0 where that is not known.
+    pub workload: u64,
 }
 
-const _: () = assert!(size_of::<CountKey>() == 8);
+const _: () = assert!(size_of::<CountKey>() == 16);
 
 /// Value of the count map, one for each CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,14 +122,19 @@ const fn narrow(index: usize) -> u32 {
     index as u32
 }
 
-/// What a connection that died of silence is counted under.
+/// What a connection is counted under when it is made, and when it dies of
+/// silence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
-pub struct TimeoutKey {
+pub struct ConnectionKey {
+    /// Whose it is ([`crate::owner::workload`]), 0 where that is not known.
+    pub workload: u64,
     /// The service's port in host byte order, 0 where there is none to name.
     pub port: u16,
     /// [`crate::cause::Role`] as a byte.
     pub role: u8,
     /// Padding.
-    pub pad: u8,
+    pub pad: [u8; 5],
 }
+
+const _: () = assert!(size_of::<ConnectionKey>() == 16);

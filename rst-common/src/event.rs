@@ -29,6 +29,13 @@ pub struct Event {
     pub pid: u32,
     /// Its command name, padded with zeros.
     pub comm: [u8; 16],
+    /// Who holds the socket, [`crate::owner::Holder`] in a number.
+    pub holder: u64,
+    /// The holder's command name, padded with zeros; empty where it is not known.
+    pub holder_comm: [u8; 16],
+    /// The workload it belongs to ([`crate::owner::workload`]), 0 where that is not
+    /// known.
+    pub workload: u64,
     /// Segments retransmitted over the connection's life.
     pub retransmits: u32,
     /// Keep-alive idle time in force, jiffies.
@@ -65,7 +72,7 @@ pub struct Event {
     pub doubt: u32,
 }
 
-const _: () = assert!(size_of::<Event>() == 240);
+const _: () = assert!(size_of::<Event>() == 272);
 
 /// Size of an [`Event`] on the wire, bytes.
 pub const EVENT_SIZE: usize = size_of::<Event>();
@@ -86,6 +93,9 @@ pub mod known {
     pub const UID: u32 = 1 << 5;
     /// `pid` and `comm`.
     pub const OWNER: u32 = 1 << 6;
+    /// `pid` and `comm` too, but of a process that destroyed somebody else's
+    /// socket.
+    pub const KILLER: u32 = 1 << 7;
     /// `retransmits`.
     pub const RETRANSMITS: u32 = 1 << 8;
     /// `keepalive_time`, `keepalive_intvl`, `keepalive_probes`.

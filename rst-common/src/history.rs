@@ -1,8 +1,7 @@
 //! What the programs remember: sockets while they live, connections that were
 //! closed a moment ago, and who has listened.
 //!
-//! Sockets and endings are in tables of fixed size, made of sets that fill one
-//! cache line. Nothing is allocated for a socket, nothing is ever refused: a
+//! Sockets and endings are in tables of fixed size, made of small sets. Nothing is allocated for a socket, nothing is ever refused: a
 //! collision forgets the older entry, and what is forgotten reads as unknown.
 
 /// What became of a connection that a segment belongs to.
@@ -44,11 +43,16 @@ pub const WAYS: usize = 4;
 pub struct Slot {
     /// Address of the socket; 0 is empty.
     pub identity: u64,
+    /// Who holds it, [`crate::owner::Holder`] in a number.
+    pub holder: u64,
+    /// The workload it belongs to ([`crate::owner::workload`]), 0 where it is not
+    /// known.
+    pub workload: u64,
     /// [`Life`] in a number.
     pub content: u64,
 }
 
-/// The slots among which an entry is found; a cache line.
+/// The slots among which an entry is found; two cache lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Set {
@@ -56,7 +60,7 @@ pub struct Set {
     pub slots: [Slot; WAYS],
 }
 
-const _: () = assert!(size_of::<Set>() == 64);
+const _: () = assert!(size_of::<Set>() == 128);
 
 /// Where a socket is found: the low half of its address, well mixed.
 #[must_use]
@@ -231,9 +235,10 @@ pub const fn endings_of(hash: u64, sets: u32) -> u32 {
     (((hash >> 32) * sets as u64) >> 32) as u32
 }
 
-/// How long a closed connection is remembered, seconds: as long as the kernel
-/// keeps TIME_WAIT (`TCP_TIMEWAIT_LEN`, include/net/tcp.h).
-pub const CLOSED_SECONDS: u32 = 60;
+/// How long a closed connection is remembered, seconds: longer than a peer that our
+/// reset did not reach waits before it sends again (`TCP_RTO_MAX`,
+/// include/net/tcp.h: two minutes).
+pub const CLOSED_SECONDS: u32 = 125;
 
 /// Hash of a connection's tuple in its namespace. Seeded, so that a stranger
 /// who chooses addresses and ports can't choose what it collides with.
@@ -277,6 +282,16 @@ pub struct ListenerKey {
     pub pad: [u16; 3],
 }
 
+/// Every address of IPv4.
+pub const ANY_V4: u8 = 1;
+/// Every address of IPv6.
+pub const ANY_V6: u8 = 2;
+
+/// How long a port counts as one that has served, seconds after the last listener
+/// has left: longer than an outage that nobody looks at, and then only a scan may
+/// come by where a port was open once (passive FTP).
+pub const SERVED_SECONDS: u64 = 3600;
+
 /// Who listens, or listened, there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -284,25 +299,40 @@ pub struct Listener {
     /// The address of the last one that listened on one address alone, as the
     /// socket holds it; an IPv4 address is in the first 4 bytes.
     pub address: [u64; 2],
-    /// 1 when one has listened on every address.
+    /// Families of which one has listened on every address: [`ANY_V4`],
+    /// [`ANY_V6`], or both.
     pub any_address: u8,
     /// 1 when several have listened on different addresses.
     pub several: u8,
-    /// Padding.
-    pub pad: [u8; 2],
+    /// 1 when more than one process listens there at once.
+    pub shared: u8,
+    /// Whether the last one's process was exiting when it stopped.
+    pub exited: u8,
     /// Sockets that listen now.
     pub listening: u32,
+    /// The last one's process, [`crate::owner::Holder`] in a number.
+    pub holder: u64,
+    /// Its workload ([`crate::owner::workload`]), 0 where it is not known.
+    pub workload: u64,
+    /// `jiffies64` when the last one stopped, 0 before any has.
+    pub stopped: u64,
+    /// The same on `CLOCK_MONOTONIC`, nanoseconds.
+    pub stopped_ns: u64,
+    /// How its process was exiting then, as in `wait(2)`.
+    pub exit_code: u32,
+    /// Padding.
+    pub pad: u32,
 }
 
-const _: () = assert!(size_of::<ListenerKey>() == 16 && size_of::<Listener>() == 24);
+const _: () = assert!(size_of::<ListenerKey>() == 16 && size_of::<Listener>() == 64);
 
 impl Listener {
-    /// Whether a segment to this address would have found, or finds, one of
-    /// them.
+    /// Whether a segment to this address, of this family ([`ANY_V4`] or
+    /// [`ANY_V6`]), would have found, or finds, one of them.
     #[must_use]
     #[inline(always)]
-    pub const fn at(&self, address: [u64; 2]) -> Listened {
-        let here = self.any_address != 0
+    pub const fn at(&self, family: u8, address: [u64; 2]) -> Listened {
+        let here = self.any_address & family != 0
             || (self.address[0] == address[0] && self.address[1] == address[1]);
         if !here {
             if self.several != 0 {
@@ -433,16 +463,17 @@ mod tests {
             listening: 1,
             ..Listener::default()
         };
-        assert_eq!(one.at([0x0100_007f, 0]), Listened::Now);
-        assert_eq!(one.at([0x0200_007f, 0]), Listened::Never);
+        assert_eq!(one.at(ANY_V4, [0x0100_007f, 0]), Listened::Now);
+        assert_eq!(one.at(ANY_V4, [0x0200_007f, 0]), Listened::Never);
         let several = Listener { several: 1, ..one };
-        assert_eq!(several.at([0x0200_007f, 0]), Listened::Unknown);
+        assert_eq!(several.at(ANY_V4, [0x0200_007f, 0]), Listened::Unknown);
         let any = Listener {
-            any_address: 1,
+            any_address: ANY_V6,
             listening: 0,
             ..one
         };
-        assert_eq!(any.at([9, 9]), Listened::Before);
+        assert_eq!(any.at(ANY_V6, [9, 9]), Listened::Before);
+        assert_eq!(any.at(ANY_V4, [9, 0]), Listened::Never);
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub enum Kind {
     Int(u32),
     /// An integer of any size, of which the low byte is read (little endian).
     LowByte,
+    /// A bit field, of which the byte is read.
+    BitField,
     /// A pointer.
     Pointer,
     /// A struct, union or array of exactly this many bytes, read as bytes.
@@ -72,6 +74,7 @@ fields! {
     SkRcvSaddr = sock_common.skc_rcv_saddr: Kind::Int(4), Required;
     SkV6Daddr = sock_common.skc_v6_daddr: Kind::Bytes(16), Optional;
     SkV6RcvSaddr = sock_common.skc_v6_rcv_saddr: Kind::Bytes(16), Optional;
+    SkIpv6only = sock_common.skc_ipv6only: Kind::BitField, Optional;
     SkNet = sock_common.skc_net.net: Kind::Pointer, Required;
     SkProtocol = sock.sk_protocol: Kind::Int(2), Required;
     SocketSk = socket.sk: Kind::Pointer, Optional;
@@ -131,7 +134,10 @@ fields! {
     SkbDev = sk_buff.dev: Kind::Pointer, Required;
     DevNet = net_device.nd_net.net: Kind::Pointer, Required;
 
-    // The current task.
+    // A task.
+    TaskTgid = task_struct.tgid: Kind::Int(4), Optional;
+    TaskCgroups = task_struct.cgroups: Kind::Pointer, Optional;
+    CssSetCgroup = css_set.dfl_cgrp: Kind::Pointer, Optional;
     TaskFlags = task_struct.flags: Kind::Int(4), Optional;
     TaskGroupLeader = task_struct.group_leader: Kind::Pointer, Optional;
     TaskComm = task_struct.comm: Kind::Bytes(16), Optional;

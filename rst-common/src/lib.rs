@@ -12,5 +12,6 @@ pub mod event;
 pub mod facts;
 pub mod history;
 pub mod layout;
+pub mod owner;
 pub mod reason;
 pub mod tcp;

@@ -1,5 +1,7 @@
 //! What a verdict rests on, in words with the numbers.
 
+use std::time::Duration;
+
 use rst_common::cause::{Cause, Direction};
 use rst_common::classify::{unacked_data, undelivered_data};
 use rst_common::event::Event;
@@ -8,6 +10,7 @@ use rst_common::history::Listened;
 use rst_common::tcp::{flag, shutdown, sock_flag, state};
 
 use crate::clock::Hz;
+use crate::kernel::listeners::Stopped;
 
 /// One line: what was seen that decided the cause.
 #[must_use]
@@ -23,7 +26,7 @@ pub fn basis(cause: Cause, event: &Event, hz: Hz) -> String {
             listened(facts)
         ),
         Cause::AfterReset => format!(
-            "{} of a connection that was closed or reset here less than a minute ago",
+            "{} of a connection that was closed or reset here a moment ago",
             segment(facts)
         ),
         Cause::Mptcp => format!(
@@ -127,6 +130,24 @@ fn how_aborted(facts: &Facts) -> &'static str {
     } else {
         "disconnected without a close (connect with AF_UNSPEC)"
     }
+}
+
+/// Who stopped listening where a segment went, and how, to follow the rest.
+#[must_use]
+pub fn stopped(stopped: &Stopped, workload: Option<&str>, now_ns: u64) -> String {
+    let who = match (workload, stopped.pid) {
+        (Some(name), Some(pid)) => format!("{name} (pid {pid})"),
+        (Some(name), None) => name.to_owned(),
+        (None, Some(pid)) => format!("pid {pid}"),
+        (None, None) => "its listener".to_owned(),
+    };
+    let seconds = Duration::from_nanos(now_ns.saturating_sub(stopped.at_ns)).as_secs_f64();
+    let how = match stopped.exit_code {
+        None => String::new(),
+        Some(code) if code & 0x7f != 0 => format!(", killed by signal {}", code & 0x7f),
+        Some(code) => format!(", exited with status {}", code >> 8 & 0xff),
+    };
+    format!("; {who} stopped listening {seconds:.1} s ago{how}")
 }
 
 /// Who listens where a segment went, to follow "a port".
@@ -242,5 +263,39 @@ fn segment(facts: &Facts) -> String {
         name.to_owned()
     } else {
         format!("{name} with {}", bytes_text(facts.payload_len))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_that_has_gone_is_told_as_far_as_it_is_known() {
+        let killed = Stopped {
+            pid: Some(812),
+            workload: 7,
+            at_ns: 1_000_000_000,
+            exit_code: Some(9),
+        };
+        let tell = |gone: Stopped, name| stopped(&gone, name, 3_100_000_000);
+        assert_eq!(
+            tell(killed, Some("gunicorn.service")),
+            "; gunicorn.service (pid 812) stopped listening 2.1 s ago, killed by signal 9"
+        );
+        let exited = Stopped {
+            pid: None,
+            exit_code: Some(3 << 8),
+            ..killed
+        };
+        assert_eq!(
+            tell(exited, None),
+            "; its listener stopped listening 2.1 s ago, exited with status 3"
+        );
+        let closed = Stopped {
+            exit_code: None,
+            ..killed
+        };
+        assert_eq!(tell(closed, None), "; pid 812 stopped listening 2.1 s ago");
     }
 }

@@ -64,7 +64,7 @@ pub struct Config {
     pub multiplexed_ports: Vec<u16>,
     /// Sockets remembered while they live; rounded up to a power of two.
     pub tracked_sockets: u32,
-    /// Connections remembered for a minute after their end, in eights.
+    /// Connections remembered for two minutes after their end, in eights.
     pub closed_connections: u32,
 }
 

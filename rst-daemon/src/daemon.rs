@@ -1,31 +1,38 @@
 //! The service: bind, attach, read, serve, stop. The order matters: what a user
 //! can get wrong is found before anything is attached.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use rst_common::cause::Cause;
 use rst_common::classify::{Times, Verdict, classify};
-use rst_common::event::Event;
+use rst_common::event::{self, Event};
 use rst_common::facts::Facts;
+use rst_common::history::Listened;
 use rst_common::reason::Reason;
 use tokio::sync::watch;
 use tracing::{Level, debug, enabled, info};
 
+use crate::basis;
 use crate::clock::{Hz, WallClock};
 use crate::config::Config;
 use crate::hint;
 use crate::hint::estimator::Estimator;
 use crate::hub::Hub;
-use crate::join::{self, Joiner};
+use crate::join::{self, Joiner, owner_source};
 use crate::kernel::counters::Counters;
+use crate::kernel::listeners::{Listeners, Stopped};
 use crate::kernel::load::{self, LoadError, Settings};
 use crate::kernel::ring::{Reader, ReaderStats};
 use crate::kernel::{kernel_log, preflight};
-use crate::metrics::{self, Snapshot};
+use crate::metrics::{self, OwnersFound, Snapshot};
 use crate::reset::Reset;
 use crate::serve::{self, BindError, Readiness, Scrape, Serve};
+use crate::workload::cgroups::Cgroups;
+use crate::workload::resolver::Resolver;
 
 /// Why the daemon can't run.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +56,8 @@ pub struct Tracer {
     ebpf: aya::Ebpf,
     reader: Reader,
     joiner: Arc<Joiner>,
+    resolver: Arc<Mutex<Resolver>>,
+    listeners: Arc<Listeners>,
     hub: Hub,
     insight: Insight,
     attached: Vec<&'static str>,
@@ -97,9 +106,13 @@ impl Tracer {
             config.details_per_second,
         )
         .map_err(DaemonError::Ring)?;
+        let names = kernel.names;
+        let resolver = Resolver::new(cgroups(), Box::new(move |id| names.get(&id, 0).ok()));
         give_memory_back();
         Ok((
             Self {
+                resolver: Arc::new(Mutex::new(resolver)),
+                listeners: Arc::new(kernel.listeners),
                 ebpf: kernel.ebpf,
                 reader,
                 joiner,
@@ -107,6 +120,7 @@ impl Tracer {
                 insight: Insight {
                     estimator: Estimator::new(config.idle_ms.into()),
                     times: kernel.times,
+                    owners: OwnersFound::default(),
                 },
                 attached: kernel.attached,
             },
@@ -119,23 +133,37 @@ impl Tracer {
     pub async fn run(
         mut self,
         shutdown: impl Future<Output = ()>,
-        mut after_round: impl FnMut(ReaderStats),
+        mut after_round: impl FnMut(ReaderStats, OwnersFound),
     ) -> Result<(), DaemonError> {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
-            let mut deliver = publisher(&self.joiner, &self.hub, &mut self.insight);
+            let mut deliver = publisher(
+                &self.joiner,
+                &self.resolver,
+                &self.listeners,
+                &self.hub,
+                &mut self.insight,
+            );
             tokio::select! {
                 biased;
                 () = &mut shutdown => break,
                 round = self.reader.round(&mut deliver) => round.map_err(DaemonError::Ring)?,
             }
-            after_round(self.reader.stats());
+            drop(deliver);
+            after_round(self.reader.stats(), self.insight.owners);
         }
         // Detaches: no event comes after this.
         drop(self.ebpf);
-        let deliver = &mut publisher(&self.joiner, &self.hub, &mut self.insight);
-        self.reader.finish(deliver);
-        after_round(self.reader.stats());
+        let mut deliver = publisher(
+            &self.joiner,
+            &self.resolver,
+            &self.listeners,
+            &self.hub,
+            &mut self.insight,
+        );
+        self.reader.finish(&mut deliver);
+        drop(deliver);
+        after_round(self.reader.stats(), self.insight.owners);
         Ok(())
     }
 }
@@ -144,6 +172,7 @@ impl Tracer {
 struct Insight {
     estimator: Estimator,
     times: Times,
+    owners: OwnersFound,
 }
 
 impl Insight {
@@ -188,21 +217,52 @@ impl Insight {
 
 /// Publishes the events of one round as resets. The wall clock is read once,
 /// with the first of them: the wait before it may have been long.
-fn publisher(joiner: &Joiner, hub: &Hub, insight: &mut Insight) -> impl FnMut(Event) {
+fn publisher(
+    joiner: &Joiner,
+    resolver: &Mutex<Resolver>,
+    listeners: &Listeners,
+    hub: &Hub,
+    insight: &mut Insight,
+) -> impl FnMut(Event) {
     let mut clock = None;
     move |event| {
         let timer =
             Cause::from_byte(event.cause).is_some_and(|cause| hint::signature(cause).is_some());
         if timer || hub.has_subscribers() {
             let clock = *clock.get_or_insert_with(WallClock::now);
-            let mut reset = joiner.join(&event, clock);
+            let now = Instant::now();
+            let mut resolver = lock(resolver);
+            let of = resolver.resolve(event.workload, now);
+            let mut reset = joiner.join(&event, clock, of);
+            if let Some(gone) = stopped(listeners, &event) {
+                let workload = resolver.resolve(gone.workload, now).workload;
+                let name = workload.as_ref().map(|workload| workload.name.as_str());
+                reset
+                    .basis
+                    .push_str(&basis::stopped(&gone, name, event.ktime_ns));
+            }
+            drop(resolver);
             insight.learn(&event, &mut reset, joiner.hz());
             hub.publish(reset);
         }
+        insight.owners[owner_source(&event) as usize] += 1;
         if enabled!(Level::DEBUG) {
             insight.check(&event);
         }
     }
+}
+
+/// Who stopped listening where this segment went.
+fn stopped(listeners: &Listeners, event: &Event) -> Option<Stopped> {
+    if event.facts.listened != Listened::Before as u8 {
+        return None;
+    }
+    let netns = if event.known & event::known::NETNS_COOKIE != 0 {
+        event.netns_cookie
+    } else {
+        u64::from(event.netns)
+    };
+    listeners.stopped(netns, event.local_port)
 }
 
 /// Runs the service until `shutdown` resolves.
@@ -217,7 +277,7 @@ pub async fn run(
     let (tracer, mut counters) = Tracer::attach(&config, log_kernel, hub.clone())?;
     counters.read()?;
 
-    let stats = Arc::new(Mutex::new(ReaderStats::default()));
+    let stats = Arc::new(Mutex::new(<(ReaderStats, OwnersFound)>::default()));
     let ready = Readiness::default();
     let serve = Arc::new(Serve {
         hub,
@@ -226,6 +286,8 @@ pub async fn run(
             counters,
             Arc::clone(&stats),
             Arc::clone(&tracer.joiner),
+            Arc::clone(&tracer.resolver),
+            Arc::clone(&tracer.listeners),
             config.max_series,
             tracer.attached.clone(),
         ),
@@ -247,8 +309,8 @@ pub async fn run(
     );
 
     let result = tracer
-        .run(shutdown, |now| {
-            *stats.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        .run(shutdown, |reader, owners| {
+            *lock(&stats) = (reader, owners);
         })
         .await;
     // Nobody listens when both servers have ended by themselves; fine.
@@ -260,28 +322,67 @@ pub async fn run(
 
 fn scrape(
     counters: Counters,
-    stats: Arc<Mutex<ReaderStats>>,
+    stats: Arc<Mutex<(ReaderStats, OwnersFound)>>,
     joiner: Arc<Joiner>,
+    resolver: Arc<Mutex<Resolver>>,
+    listeners: Arc<Listeners>,
     max_series: u32,
     attached: Vec<&'static str>,
 ) -> Scrape {
     let counters = Mutex::new(counters);
     Arc::new(move || {
-        let counts = counters
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        let counts = lock(&counters)
             .read()
             .map_err(|error| format!("cannot read the counts: {error}"))?;
+        let served = listeners.served();
+        let mut workloads = counts.workloads();
+        workloads.extend(served.iter().map(|served| served.workload));
+        let workloads = name_workloads(&mut lock(&resolver), workloads);
+        let (reader, owners) = *lock(&stats);
         let snapshot = Snapshot {
             counts,
-            reader: *stats.lock().unwrap_or_else(PoisonError::into_inner),
+            reader,
+            owners,
             max_series,
             hz: joiner.hz(),
             attached: attached.clone(),
+            workloads,
+            served,
         };
         metrics::render(&snapshot, |raw| joiner.known_reason(raw))
             .map_err(|error| error.to_string())
     })
+}
+
+/// The names of workloads that have one.
+fn name_workloads(
+    resolver: &mut Resolver,
+    workloads: impl IntoIterator<Item = u64>,
+) -> HashMap<u64, String> {
+    let now = Instant::now();
+    let named = workloads.into_iter().filter_map(|id| {
+        let workload = resolver.resolve(id, now).workload?;
+        Some((id, workload.name))
+    });
+    named.collect()
+}
+
+/// The names of cgroups, where there are any.
+fn cgroups() -> Option<Cgroups> {
+    match Cgroups::open() {
+        Ok(mut cgroups) => {
+            cgroups.learn(Instant::now());
+            Some(cgroups)
+        }
+        Err(error) => {
+            info!("{error}");
+            None
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns to the kernel what parsing its BTF took: tens of megabytes, once.

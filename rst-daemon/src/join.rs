@@ -3,10 +3,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use rst_common::cause::{Cause, Direction, Impact, Origin, Role, Turn};
+use rst_common::cause::{Cause, Direction, Impact, Origin, OwnerSource, Role, Turn};
 use rst_common::classify::{received_bytes, turn, unacked_data, undelivered_data};
 use rst_common::event::{self, Event};
 use rst_common::facts::{Facts, known};
+use rst_common::owner::Holder;
 use rst_common::reason::RAW_NONE;
 use rst_common::tcp::{AF_INET, AF_INET6, sock_flag, state};
 
@@ -16,6 +17,8 @@ use crate::community_id::community_id;
 use crate::hint::estimator::{Key, Observation};
 use crate::hint::{self, Gaps};
 use crate::reset::{Endpoint, Exit, Keepalive, Linger, Owner, Packet, Reset, VERSION};
+use crate::text::until_zero;
+use crate::workload::resolver::Named;
 
 /// What stays the same from event to event.
 #[derive(Clone, Debug)]
@@ -61,9 +64,36 @@ impl Joiner {
         })
     }
 
-    /// The reset an event tells of.
+    /// The process that was running.
+    fn current(&self, event: &Event) -> Owner {
+        Owner {
+            pid: self.pids_match.then_some(event.pid),
+            comm: until_zero(&event.comm),
+            source: OwnerSource::Current.label().to_owned(),
+        }
+    }
+
+    /// The process that holds the socket, where it is known by name.
+    fn holder(&self, event: &Event) -> Option<Owner> {
+        let source = owner_source(event);
+        if source == OwnerSource::Unknown {
+            return None;
+        }
+        let holder = Holder::unpack(event.holder);
+        Some(Owner {
+            pid: Some(holder.pid).filter(|pid| self.pids_match && *pid != 0),
+            comm: if holder.is_kernel {
+                "kernel".to_owned()
+            } else {
+                until_zero(&event.holder_comm)
+            },
+            source: source.label().to_owned(),
+        })
+    }
+
+    /// The reset an event tells of; whose socket it was stands in `of`.
     #[must_use]
-    pub fn join(&self, event: &Event, clock: WallClock) -> Reset {
+    pub fn join(&self, event: &Event, clock: WallClock, of: Named) -> Reset {
         let facts = &event.facts;
         let hz = self.hz;
         let knows = |bit: u32| event.known & bit != 0;
@@ -88,13 +118,14 @@ impl Joiner {
             family: local.map(|end| if end.ip.is_ipv4() { "ipv4" } else { "ipv6" }.to_owned()),
             role: label(Role::from_byte(event.role).map(Role::label)),
             state: state_before(facts).map(str::to_owned),
-            owner: knows(event::known::OWNER).then(|| Owner {
-                pid: self.pids_match.then_some(event.pid),
-                comm: comm(&event.comm),
-                source: "current".to_owned(),
-            }),
-            workload: None,
-            cgroup: None,
+            owner: if knows(event::known::OWNER) {
+                Some(self.current(event))
+            } else {
+                self.holder(event)
+            },
+            killer: knows(event::known::KILLER).then(|| self.current(event)),
+            workload: of.workload,
+            cgroup: of.cgroup,
             uid: knows(event::known::UID).then_some(event.uid),
             netns: knows(event::known::NETNS).then_some(event.netns),
             cookie: knows(event::known::SOCK_COOKIE).then_some(event.sock_cookie),
@@ -137,6 +168,19 @@ impl Joiner {
             advice: Some(cause.text().fix.to_owned()),
         }
     }
+}
+
+/// How the owner of a socket was found.
+#[must_use]
+pub fn owner_source(event: &Event) -> OwnerSource {
+    if event.known & event::known::OWNER != 0 {
+        return OwnerSource::Current;
+    }
+    let holder = Holder::unpack(event.holder);
+    let named = holder.is_kernel || event.holder_comm[0] != 0;
+    OwnerSource::from_byte(holder.source)
+        .filter(|_| named)
+        .unwrap_or(OwnerSource::Unknown)
 }
 
 /// The silences before a reset. Our own data that drew it is no movement, so
@@ -266,16 +310,6 @@ fn address(family: u16, bytes: [u8; 16]) -> Option<IpAddr> {
     }
 }
 
-/// A command name up to its first zero byte. The process chose it, so anything
-/// may be in it; renderers escape it.
-fn comm(bytes: &[u8; 16]) -> String {
-    let len = bytes
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(bytes.len());
-    String::from_utf8_lossy(&bytes[..len]).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,7 +318,8 @@ mod tests {
     fn id(event: &Event) -> Option<String> {
         let hz = Hz::of(0, 0).unwrap();
         let joiner = Joiner::new("host".into(), Vec::new(), hz, true);
-        joiner.join(event, WallClock::from_offset(0)).community_id
+        let reset = joiner.join(event, WallClock::from_offset(0), Named::default());
+        reset.community_id
     }
 
     /// One end of a connection from port 9 to port 47318 of the same address.

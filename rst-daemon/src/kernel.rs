@@ -5,6 +5,7 @@ pub mod control;
 pub mod counters;
 pub mod kernel_log;
 pub mod layout;
+pub mod listeners;
 pub mod load;
 pub mod preflight;
 pub mod ring;

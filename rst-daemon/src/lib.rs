@@ -1,7 +1,8 @@
 //! The library behind `rst`: load the probes, read events and counts, join
 //! them with what the host knows, serve them.
 //!
-//! I/O lives in `kernel`, `serve`, `client`, `print` and `daemon`; everything
+//! I/O lives in `kernel`, `serve`, `client`, `print`, `workload::cgroups` and
+//! `daemon`; everything
 //! between an [`rst_common::event::Event`] and its text, JSON or metrics is
 //! pure.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
@@ -25,6 +26,7 @@ pub mod reset;
 pub mod serve;
 pub mod text;
 pub mod watch;
+pub mod workload;
 
 #[cfg(test)]
 mod testing;

@@ -1,7 +1,7 @@
 //! The Prometheus metrics: one function per family, all of them listed in
 //! [`families`]. Names and labels are a public interface.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use prometheus::core::Collector as _;
 use prometheus::process_collector::ProcessCollector;
@@ -9,18 +9,22 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 use prometheus::{Encoder as _, TextEncoder};
-use rst_common::cause::Direction;
+use rst_common::cause::{Cause, Direction, Impact, OwnerSource, Role};
 use rst_common::history::BUCKETS;
 
 use crate::clock::Hz;
-use crate::kernel::counters::{Counts, Histogram as Counted, Label};
+use crate::kernel::counters::{Connections, Counts, Histogram as Counted, Label};
+use crate::kernel::listeners::Served;
 use crate::kernel::load::PROBES;
 use crate::kernel::ring::ReaderStats;
 
-/// The workload label while nothing names workloads.
+/// Label value of what is not known.
 const UNKNOWN: &str = "unknown";
 /// Label value of what had no room of its own.
 const OTHER: &str = "other";
+
+/// How many owners were found, by [`OwnerSource`].
+pub type OwnersFound = [u64; OwnerSource::ALL.len()];
 
 /// Everything the metrics show, at one moment.
 #[derive(Clone, Debug)]
@@ -29,12 +33,28 @@ pub struct Snapshot {
     pub counts: Counts,
     /// What the reader met.
     pub reader: ReaderStats,
+    /// How the owners in the detailed events were found.
+    pub owners: OwnersFound,
     /// Room for series in the kernel's count map.
     pub max_series: u32,
     /// The kernel's timer ticks a second.
     pub hz: Hz,
     /// Names of the probes that are attached.
     pub attached: Vec<&'static str>,
+    /// Names of the workloads in the counts, where they have one.
+    pub workloads: HashMap<u64, String>,
+    /// The ports that are served.
+    pub served: Vec<Served>,
+}
+
+impl Snapshot {
+    fn workload(&self, workload: Label<u64>) -> &str {
+        match workload {
+            Label::None => UNKNOWN,
+            Label::Value(id) => self.workloads.get(&id).map_or(UNKNOWN, String::as_str),
+            Label::Other => OTHER,
+        }
+    }
 }
 
 /// Renders the Prometheus text format. `reason` names a kernel reason number.
@@ -53,27 +73,31 @@ pub fn render(
 
 fn families(snapshot: &Snapshot, reason: impl Fn(u8) -> Option<String>) -> Vec<MetricFamily> {
     vec![
-        resets(&snapshot.counts),
+        resets(snapshot),
         kernel_reasons(&snapshot.counts, reason),
-        counter(
+        connections(
+            "rst_connections_total",
+            "Connections that came about.",
+            snapshot,
+            &snapshot.counts.connections,
+        ),
+        connections(
             "rst_timeouts_total",
             "Connections that died of silence, without a reset.",
-            timeouts(&snapshot.counts)
-                .iter()
-                .map(|(role, port, count)| {
-                    (
-                        vec![
-                            ("role", *role),
-                            ("workload", UNKNOWN),
-                            ("port", port.as_str()),
-                        ],
-                        *count,
-                    )
-                }),
+            snapshot,
+            &snapshot.counts.timeouts,
         ),
         idle(snapshot),
         ages(snapshot),
         events(snapshot),
+        counter(
+            "rst_owner_total",
+            "Owners in the detailed events, by how they were found.",
+            OwnerSource::ALL
+                .iter()
+                .zip(snapshot.owners)
+                .map(|(source, found)| (vec![("source", source.label())], found)),
+        ),
         counter(
             "rst_label_overflow_total",
             "Resets counted under port `other`, because the count map is full.",
@@ -98,53 +122,114 @@ fn families(snapshot: &Snapshot, reason: impl Fn(u8) -> Option<String>) -> Vec<M
     ]
 }
 
-fn resets(counts: &Counts) -> MetricFamily {
-    // The map keeps the kernel's reason apart, this metric does not.
+/// How a service fails its clients.
+const LOSSES: [(Direction, Cause, Impact); 12] = {
+    use Direction::{Received, Sent};
+    use Impact::{ConnectFailed, ConnectionBroken};
+    [
+        (Sent, Cause::Refused, ConnectFailed),
+        (Sent, Cause::ListenOverflow, ConnectFailed),
+        (Sent, Cause::ListenerClosed, ConnectFailed),
+        (Sent, Cause::HalfOpen, ConnectionBroken),
+        (Sent, Cause::LateData, ConnectionBroken),
+        (Sent, Cause::UnreadData, ConnectionBroken),
+        (Sent, Cause::ProcessExit, ConnectionBroken),
+        (Sent, Cause::AppAbort, ConnectionBroken),
+        (Sent, Cause::KeepaliveTimeout, ConnectionBroken),
+        (Received, Cause::PeerClosed, ConnectionBroken),
+        (Received, Cause::PeerGaveUp, ConnectionBroken),
+        (Received, Cause::PeerAbort, ConnectionBroken),
+    ]
+};
+
+fn resets(snapshot: &Snapshot) -> MetricFamily {
+    // The map keeps the kernel's reason apart, and what has one name.
     let mut totals = BTreeMap::<_, u64>::new();
-    for (series, resets) in &counts.resets {
+    for (series, resets) in &snapshot.counts.resets {
         let key = (
             series.direction.label(),
             series.cause.label(),
             series.impact.label(),
             series.role.label(),
+            snapshot.workload(series.workload),
             port(series.port),
         );
         *totals.entry(key).or_default() += resets;
     }
+    // There from the start, so that the first ones have a rate.
+    for served in &snapshot.served {
+        let workload = snapshot.workload(Label::Value(served.workload));
+        for (direction, cause, impact) in LOSSES {
+            let key = (
+                direction.label(),
+                cause.label(),
+                impact.label(),
+                Role::Server.label(),
+                workload,
+                served.port.to_string(),
+            );
+            totals.entry(key).or_default();
+        }
+    }
     counter(
         "rst_resets_total",
         "TCP resets, exact.",
-        totals
-            .iter()
-            .map(|((direction, cause, impact, role, port), resets)| {
+        totals.iter().map(
+            |((direction, cause, impact, role, workload, port), resets)| {
                 (
                     vec![
                         ("direction", *direction),
                         ("cause", *cause),
                         ("impact", *impact),
                         ("role", *role),
-                        ("workload", UNKNOWN),
+                        ("workload", *workload),
                         ("port", port.as_str()),
                     ],
                     *resets,
                 )
-            }),
+            },
+        ),
     )
 }
 
-fn timeouts(counts: &Counts) -> Vec<(&'static str, String, u64)> {
-    let timeouts = counts.timeouts.iter();
-    timeouts
-        .map(|((role, of), count)| (role.label(), port(*of), *count))
-        .collect()
+/// Connections by role, workload and port.
+fn connections(
+    name: &str,
+    help: &str,
+    snapshot: &Snapshot,
+    counts: &BTreeMap<Connections, u64>,
+) -> MetricFamily {
+    let mut totals = BTreeMap::<_, u64>::new();
+    for ((role, workload, of), count) in counts {
+        let key = (role.label(), snapshot.workload(*workload), port(*of));
+        *totals.entry(key).or_default() += count;
+    }
+    counter(
+        name,
+        help,
+        totals.iter().map(|((role, workload, port), count)| {
+            (
+                vec![
+                    ("role", *role),
+                    ("workload", *workload),
+                    ("port", port.as_str()),
+                ],
+                *count,
+            )
+        }),
+    )
 }
 
 fn idle(snapshot: &Snapshot) -> MetricFamily {
-    let metrics = snapshot.counts.gaps.iter().map(|((cause, of), gaps)| {
-        let port = port(*of);
+    let mut totals = BTreeMap::<_, Counted>::new();
+    for ((cause, workload, of), gaps) in &snapshot.counts.gaps {
+        let key = (cause.label(), snapshot.workload(*workload), port(*of));
+        totals.entry(key).or_default().add(gaps);
+    }
+    let metrics = totals.iter().map(|((cause, workload, port), gaps)| {
         let labels = [
-            ("cause", cause.label()),
-            ("workload", UNKNOWN),
+            ("cause", *cause),
+            ("workload", *workload),
             ("port", port.as_str()),
         ];
         histogram(&labels, gaps, snapshot.hz)
@@ -327,7 +412,6 @@ fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> Met
 
 #[cfg(test)]
 mod tests {
-    use rst_common::cause::{Cause, Direction, Impact, Role};
     use rst_common::event::DetailStats;
 
     use super::*;
@@ -341,6 +425,7 @@ mod tests {
             role: Role::Server,
             reason,
             port,
+            workload: Label::None,
         }
     }
 
@@ -359,7 +444,7 @@ mod tests {
                     lost: 1,
                 },
                 gaps: [(
-                    (Cause::IdleTimeout, Label::Value(443)),
+                    (Cause::IdleTimeout, Label::None, Label::Value(443)),
                     durations(&[(9, 7), (24, 1)], 7 * 6000 + 800_000),
                 )]
                 .into(),
@@ -368,7 +453,11 @@ mod tests {
                     durations(&[(0, 2)], 150),
                 )]
                 .into(),
-                timeouts: [((Role::Client, Label::Value(443)), 4)].into(),
+                timeouts: [((Role::Client, Label::Value(7), Label::Value(443)), 4)].into(),
+                // A service that was restarted, and so is in another cgroup.
+                connections: [8, 9]
+                    .map(|id| ((Role::Server, Label::Value(id), Label::Value(80)), 10))
+                    .into(),
                 entries: 3,
                 overflow: 5,
             },
@@ -376,9 +465,15 @@ mod tests {
                 delivered: 6,
                 malformed: 1,
             },
+            owners: [1, 2, 3, 0, 0],
             max_series: 4096,
             hz: hz(),
             attached: vec!["tcp_send_reset"],
+            workloads: [8, 9].map(|id| (id, "web.service".to_owned())).into(),
+            served: vec![Served {
+                workload: 8,
+                port: 80,
+            }],
         }
     }
 
@@ -414,6 +509,10 @@ mod tests {
             r#"rst_kernel_reason_total{direction="sent",reason="unknown"} 1"#,
             r#"rst_kernel_reason_total{direction="sent",reason="other"} 5"#,
             r#"rst_timeouts_total{role="client",workload="unknown",port="443"} 4"#,
+            r#"rst_resets_total{direction="sent",cause="refused",impact="connect_failed",role="server",workload="web.service",port="80"} 0"#,
+            r#"rst_owner_total{source="unknown"} 1"#,
+            r#"rst_owner_total{source="connect"} 3"#,
+            r#"rst_connections_total{role="server",workload="web.service",port="80"} 20"#,
             r#"rst_idle_seconds_bucket{cause="idle_timeout",workload="unknown",port="443",le="55"} 0"#,
             r#"rst_idle_seconds_bucket{cause="idle_timeout",workload="unknown",port="443",le="60"} 7"#,
             r#"rst_idle_seconds_bucket{cause="idle_timeout",workload="unknown",port="443",le="7200"} 7"#,
@@ -469,6 +568,7 @@ mod tests {
     fn nothing_counted_yet_is_valid_too() {
         let text = text(&Snapshot {
             counts: Counts::default(),
+            served: vec![],
             attached: vec![],
             ..snapshot()
         });

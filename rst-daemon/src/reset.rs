@@ -41,6 +41,8 @@ pub struct Reset {
     pub state: Option<String>,
     /// The process that owns the socket.
     pub owner: Option<Owner>,
+    /// The process that destroyed somebody else's socket, as `ss -K` does.
+    pub killer: Option<Owner>,
     /// The service that owns the socket.
     pub workload: Option<Workload>,
     /// Path of its cgroup.
@@ -109,17 +111,21 @@ pub struct Owner {
     pub pid: Option<u32>,
     /// Command name of the process.
     pub comm: String,
-    /// How it was found: `current`, `connect`, `accept`, `listener`, `iterator`.
+    /// How it was found: label of [`rst_common::cause::OwnerSource`].
     pub source: String,
 }
 
 /// The service that owns a socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
-    /// `systemd`, `docker`, `kubernetes`, ..
+    /// `systemd`, `docker`, `podman`, `containerd`, `crio`, `kubernetes`,
+    /// `cgroup` or `process`.
     pub kind: String,
     /// Its name.
     pub name: String,
+    /// Unique id of the pod, of `kubernetes` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
 }
 
 /// Keep-alive setting of a socket.

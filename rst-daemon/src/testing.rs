@@ -31,6 +31,7 @@ pub(crate) fn reset() -> Reset {
             comm: "nginx".into(),
             source: "current".into(),
         }),
+        killer: None,
         workload: None,
         cgroup: None,
         uid: Some(33),

@@ -201,6 +201,17 @@ fn time(ms: u64) -> String {
     }
 }
 
+/// A name of the kernel's up to its first zero byte. Some process chose it, so
+/// anything may be in it; renderers escape it.
+#[must_use]
+pub fn until_zero(bytes: &[u8]) -> String {
+    let len = bytes
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..len]).into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -93,7 +93,7 @@ async fn alone(
             result = &mut printed => outcome = Some(result.unwrap_or(Ok(()))),
         }
     };
-    tracer.run(end, |_| {}).await?;
+    tracer.run(end, |_, _| {}).await?;
     match outcome {
         Some(result) => Ok(result?),
         None => Ok(print::finish(printed).await?),

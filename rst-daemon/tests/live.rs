@@ -49,6 +49,8 @@ mod idle;
 mod listeners;
 #[path = "live/load.rs"]
 mod load;
+#[path = "live/owners.rs"]
+mod owners;
 #[path = "live/proxies.rs"]
 mod proxies;
 #[path = "live/quiet.rs"]

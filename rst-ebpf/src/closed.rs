@@ -38,9 +38,11 @@ pub(crate) fn expect(hash: u64) {
     }
 }
 
-/// Remembers how a connection ended, just now. One whose reset is counted stays so.
+/// Remembers how a connection ended, just now. One whose reset is counted stays
+/// so, unless it was an earlier one of the same tuple, from before `start`
+/// ([`Ending::time`]).
 #[inline(always)]
-pub(crate) fn remember(control: *mut Control, hash: u64, ending: Ending) {
+pub(crate) fn remember(control: *mut Control, hash: u64, ending: Ending, start: u32) {
     let Some(set) = set(hash) else {
         return;
     };
@@ -54,8 +56,9 @@ pub(crate) fn remember(control: *mut Control, hash: u64, ending: Ending) {
         let earlier = Ending::unpack(word);
         let age = earlier.age(now);
         if Ending::is_of(word, hash) {
-            let settled =
-                earlier.closed == Closed::Done as u8 && age <= kernel::closed_window(control);
+            let window = kernel::closed_window(control);
+            let is_earlier = now.wrapping_sub(start) < age && start != 0;
+            let settled = earlier.closed == Closed::Done as u8 && age <= window && !is_earlier;
             if settled && ending.closed != Closed::Done as u8 {
                 return;
             }

@@ -2,10 +2,13 @@
 
 use core::ptr;
 
-use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    maps::{PerCpuArray, PerCpuHashMap},
+};
 use rst_common::{
     count::{
-        Ages, CountKey, CountValue, TimeoutKey, ages_index, ages_retracted_index, overflow_index,
+        Ages, ConnectionKey, CountKey, CountValue, ages_index, ages_retracted_index, overflow_index,
     },
     event::{Control, DOUBT_SLOTS},
     history::BUCKET_SLOTS,
@@ -13,7 +16,10 @@ use rst_common::{
 
 use crate::{
     kernel,
-    maps::{AGES, DOUBTS, OVERFLOW, OVERFLOW_GAPS, RESETS, TIMEOUTS, TIMEOUTS_OVERFLOW},
+    maps::{
+        AGES, CONNECTIONS, CONNECTIONS_OVERFLOW, DOUBTS, OVERFLOW, OVERFLOW_GAPS, RESETS, TIMEOUTS,
+        TIMEOUTS_OVERFLOW,
+    },
 };
 
 /// Counts one reset, with the silence before it in jiffies where the key has a
@@ -90,13 +96,27 @@ fn add_age(ages: *mut Ages, bucket: u32, age: u64) {
 
 /// Counts a connection that died of silence.
 #[inline(always)]
-pub(crate) fn timeout(key: &TimeoutKey) {
-    let value = TIMEOUTS.get_ptr_mut(key).or_else(|| {
+pub(crate) fn timeout(key: &ConnectionKey) {
+    connection_in(&TIMEOUTS, &TIMEOUTS_OVERFLOW, key);
+}
+
+/// Counts a connection that was made.
+#[inline(always)]
+pub(crate) fn connection(key: &ConnectionKey) {
+    connection_in(&CONNECTIONS, &CONNECTIONS_OVERFLOW, key);
+}
+
+#[inline(always)]
+fn connection_in(
+    map: &PerCpuHashMap<ConnectionKey, u64>,
+    overflow: &PerCpuArray<u64>,
+    key: &ConnectionKey,
+) {
+    let value = map.get_ptr_mut(key).or_else(|| {
         // Fails where another CPU was first, or the map is full.
-        let _ = TIMEOUTS.insert(key, 0, u64::from(BPF_NOEXIST));
-        TIMEOUTS
-            .get_ptr_mut(key)
-            .or_else(|| TIMEOUTS_OVERFLOW.get_ptr_mut(u32::from(key.role)))
+        let _ = map.insert(key, 0, u64::from(BPF_NOEXIST));
+        map.get_ptr_mut(key)
+            .or_else(|| overflow.get_ptr_mut(u32::from(key.role)))
     });
     if let Some(value) = value {
         // SAFETY: a valid map value of this CPU; only this program writes it,

@@ -4,21 +4,24 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::generated::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_ktime_get_ns},
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     programs::BtfTracePointContext,
 };
 use aya_log_ebpf::debug;
 use rst_common::{
+    cause::Cause,
     count::CountKey,
     event::{Control, Event, known},
     facts::Facts,
     layout::Field,
+    owner::Holder,
 };
 
 use crate::{
-    gather::{self, PF_KTHREAD, Segment, Source},
+    gather::{self, Segment, Source},
     kernel::{self, Sock},
     maps::{DETAIL, EVENTS},
+    process,
     tuple::Tuple,
 };
 
@@ -84,7 +87,8 @@ pub(crate) fn emit(
         (*event).known = tuple(event, source, segment)
             | connection(event, source, sk)
             | namespace(event, sk, segment)
-            | owner(event, facts);
+            | current(event, facts, key.cause);
+        owner(event, source);
     }
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
     wake(control);
@@ -172,6 +176,7 @@ unsafe fn write_tuple(event: *mut Event, tuple: &Tuple) -> u32 {
 
 const _: () = assert!(
     core::mem::offset_of!(Event, comm).is_multiple_of(8)
+        && core::mem::offset_of!(Event, holder_comm).is_multiple_of(8)
         && core::mem::offset_of!(Event, local_addr).is_multiple_of(8)
         && core::mem::offset_of!(Event, remote_addr).is_multiple_of(8)
 );
@@ -272,35 +277,54 @@ unsafe fn namespace(event: *mut Event, sk: Option<Sock>, segment: &Segment) -> u
     bits
 }
 
-/// The process, only where it is certainly the one that closed the socket: the
-/// group leader's name, as `ps` shows it, with the process's id.
+/// The process that runs now, only where it is certainly the one that closed the
+/// socket, or that destroyed it.
 ///
 /// # Safety
 /// `event` must be writable; see [`emit`].
 #[inline(always)]
 #[expect(clippy::cast_ptr_alignment, reason = "asserted above")]
-unsafe fn owner(event: *mut Event, facts: &Facts) -> u32 {
-    // SAFETY: the caller's promise; the helpers only return numbers.
+unsafe fn current(event: *mut Event, facts: &Facts, cause: u8) -> u32 {
+    let kills = cause == Cause::AdminKill as u8;
+    let name = if kills || gather::is_closing(facts) {
+        process::current_name()
+    } else {
+        None
+    };
+    // SAFETY: the caller's promise; the helper only returns a number.
     unsafe {
-        (*event).pid = 0;
-        (&raw mut (*event).comm)
-            .cast::<[u64; 2]>()
-            .write([kernel::zero(); 2]);
-        if !gather::is_closing(facts) {
-            return 0;
-        }
-        let task = bpf_get_current_task();
-        match kernel::probe::<u32>(task, Field::TaskFlags) {
-            Some(flags) if flags & PF_KTHREAD == 0 => {}
-            _ => return 0,
-        }
-        let comm = kernel::probe::<u64>(task, Field::TaskGroupLeader)
-            .and_then(|leader| kernel::probe::<[u64; 2]>(leader, Field::TaskComm));
-        let Some(comm) = comm else {
+        let Some(name) = name else {
+            (*event).pid = 0;
+            (&raw mut (*event).comm)
+                .cast::<[u64; 2]>()
+                .write([kernel::zero(); 2]);
             return 0;
         };
         (*event).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-        (&raw mut (*event).comm).cast::<[u64; 2]>().write(comm);
+        (&raw mut (*event).comm).cast::<[u64; 2]>().write(name);
     }
-    known::OWNER
+    if kills { known::KILLER } else { known::OWNER }
+}
+
+/// Whose socket it is.
+///
+/// # Safety
+/// `event` must be writable; see [`emit`].
+#[inline(always)]
+#[expect(clippy::cast_ptr_alignment, reason = "asserted above")]
+unsafe fn owner(event: *mut Event, source: &Source) {
+    let pid = Holder::unpack(source.owner.holder).pid;
+    let name = if pid == 0 {
+        None
+    } else {
+        process::name_of(pid)
+    };
+    // SAFETY: the caller's promise.
+    unsafe {
+        (*event).holder = source.owner.holder;
+        (*event).workload = source.owner.workload;
+        (&raw mut (*event).holder_comm)
+            .cast::<[u64; 2]>()
+            .write(name.unwrap_or([kernel::zero(); 2]));
+    }
 }

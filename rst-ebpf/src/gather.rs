@@ -3,7 +3,7 @@
 
 use core::{mem, ptr};
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_jiffies64};
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use rst_common::{
     cause::{Direction, Origin, Role},
     classify::role,
@@ -11,7 +11,8 @@ use rst_common::{
     facts::{Facts, PAYLOAD_PREFIX, known},
     history::{Closed, Listened},
     layout::Field,
-    tcp::{flag, sock_flag, state},
+    owner::ROOT_CGROUP,
+    tcp::{flag, shutdown, sock_flag, state},
 };
 
 use crate::{
@@ -20,14 +21,10 @@ use crate::{
     kernel::{self, Net, Skb, Sock, TcpSock},
     listeners,
     maps::MULTIPLEXED,
+    process::{self, Owner},
     sockets,
     tuple::Tuple,
 };
-
-/// `PF_EXITING`, `include/linux/sched.h`.
-const PF_EXITING: u32 = 0x4;
-/// `PF_KTHREAD`, `include/linux/sched.h`.
-pub(crate) const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// The connection as the kernel holds it.
 pub(crate) struct Source {
@@ -45,6 +42,8 @@ pub(crate) struct Source {
     pub(crate) service: u16,
     /// Its hash, where its end is looked up or remembered; else 0.
     pub(crate) hash: u64,
+    /// Whose connection it is.
+    pub(crate) owner: Owner,
 }
 
 impl Source {
@@ -112,6 +111,22 @@ pub(crate) fn local_port(sk: Sock) -> Option<u16> {
     Some(u16::from_be(sk.tcp()?.get::<u16>(Field::InetSport)?))
 }
 
+/// Whether a socket that leaves its state without a FIN resets the connection: it
+/// is closed with data unread or SO_LINGER 0, and not because it has failed
+/// (`__tcp_close`).
+#[inline(always)]
+pub(crate) fn resets_on_close(sk: Sock) -> bool {
+    let Some(tcp) = sk.tcp() else {
+        return false;
+    };
+    let closed = tcp.get::<u8>(Field::SkShutdown) == Some(shutdown::BOTH)
+        && sk.common::<u32>(Field::SkErr) == Some(0);
+    let flags = tcp.get::<u64>(Field::SkFlags).unwrap_or_default() as u8;
+    let aborts = flags & sock_flag::LINGER != 0 && tcp.get::<u64>(Field::SkLingerTime) == Some(0);
+    let unread = tcp.get::<u32>(Field::TpRcvNxt) != tcp.get::<u32>(Field::TpCopiedSeq);
+    kernel::flag(closed && (aborts || unread)) != 0
+}
+
 /// Facts with nothing known yet.
 #[inline(always)]
 pub(crate) fn facts(direction: Direction) -> Facts {
@@ -143,6 +158,8 @@ pub(crate) fn settle(facts: &mut Facts, source: &mut Source, segment: &mut Segme
     source.full = kernel::flag(source.full) != 0;
     source.connection = kernel::forget(source.connection);
     source.hash = kernel::forget(source.hash);
+    source.owner.holder = kernel::forget(source.owner.holder);
+    source.owner.workload = kernel::forget(source.owner.workload);
     let word = kernel::forget(
         u64::from(source.service) << 32
             | u64::from(source.local_port) << 16
@@ -168,6 +185,7 @@ pub(crate) fn connection(sk: Option<Sock>, facts: &mut Facts) -> Source {
         tuple: Tuple::unknown(),
         service: 0,
         hash: 0,
+        owner: Owner::UNKNOWN,
     };
     let Some(sk) = sk else {
         facts.origin = Origin::None as u8;
@@ -207,7 +225,14 @@ pub(crate) fn connection(sk: Option<Sock>, facts: &mut Facts) -> Source {
     if begun {
         source.remember_by(sk);
     }
-    life(sk, source.remote_port, facts);
+    source.owner = life(sk, source.remote_port, facts);
+    if source.owner.workload == 0 {
+        // Older than the daemon. Where it was created is the next best.
+        source.owner.workload = tcp
+            .cgroup_id()
+            .filter(|id| *id > ROOT_CGROUP)
+            .unwrap_or_default();
+    }
     socket(tcp, facts);
     if begun {
         data(tcp, facts);
@@ -238,11 +263,11 @@ macro_rules! fact {
     };
 }
 
-/// What the table of sockets knows.
+/// What the table of sockets knows; whose the socket is.
 #[inline(always)]
-fn life(sk: Sock, remote_port: u16, facts: &mut Facts) {
-    let Some(life) = sockets::find(sk, remote_port) else {
-        return;
+fn life(sk: Sock, remote_port: u16, facts: &mut Facts) -> Owner {
+    let Some((life, owner)) = sockets::find(sk, remote_port) else {
+        return Owner::UNKNOWN;
     };
     facts.tracked_role = life.role;
     facts.tracked_turn = life.turn;
@@ -260,6 +285,7 @@ fn life(sk: Sock, remote_port: u16, facts: &mut Facts) {
         };
         facts.known |= known::AGE;
     }
+    owner
 }
 
 /// What is known of the connection of a segment that has no socket of its own,
@@ -298,6 +324,9 @@ pub(crate) fn history(
             facts.tracked_role = ending.role;
             facts.tracked_turn = ending.turn;
             source.service = source.port_of(ending.role);
+            if ending.role == Role::Server as u8 {
+                source.owner.workload = listeners::owner(netns, source.service).workload;
+            }
             return;
         }
         facts.closed = Closed::No as u8;
@@ -312,6 +341,13 @@ pub(crate) fn history(
         facts.listened = listened as u8;
         if matches!(listened, Listened::Now | Listened::Before) {
             source.service = segment.local_port;
+        }
+    }
+    if facts.listened == Listened::Now as u8 || facts.listened == Listened::Before as u8 {
+        source.owner = listeners::owner(netns, segment.local_port);
+        if !met_listener {
+            // There is no socket that anybody could hold.
+            source.owner.holder = 0;
         }
     }
 }
@@ -463,17 +499,8 @@ pub(crate) fn task(facts: &mut Facts) {
     if !is_closing(facts) {
         return;
     }
-    // SAFETY: takes no argument; the address is only read through `probe`.
-    let task = unsafe { bpf_get_current_task() };
-    let Some(flags) = kernel::probe::<u32>(task, Field::TaskFlags) else {
-        return;
-    };
-    facts.exiting = kernel::flag(flags & PF_EXITING != 0);
-    if facts.exiting == 0 {
-        return;
-    }
-    let code = kernel::probe::<u64>(task, Field::TaskSignal)
-        .and_then(|signal| kernel::probe::<u32>(signal, Field::SignalExitCode));
+    let code = process::exiting();
+    facts.exiting = kernel::flag(code.is_some());
     fact!(facts.exit_code = code, EXIT_CODE);
 }
 

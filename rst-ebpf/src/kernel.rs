@@ -20,7 +20,9 @@ use aya_ebpf::{
     EbpfContext as _,
     helpers::{
         bpf_probe_read_kernel,
-        generated::{bpf_skc_to_tcp_sock, bpf_sock_from_file},
+        generated::{
+            bpf_get_current_task, bpf_get_current_task_btf, bpf_skc_to_tcp_sock, bpf_sock_from_file,
+        },
     },
     programs::BtfTracePointContext,
 };
@@ -32,7 +34,7 @@ use rst_common::{
     reason::{MAX_REASONS, RAW_NONE},
 };
 
-use crate::maps::{CLOSED_SETS, LAYOUT, REASONS, SEED, SOCKETS_MASK};
+use crate::maps::{CLOSED_SETS, HAS_TASK_BTF, LAYOUT, REASONS, SEED, SOCKETS_MASK};
 
 /// Offset of a field, or [`ABSENT`].
 #[inline(always)]
@@ -315,6 +317,61 @@ impl Sock {
     pub(crate) fn net(self) -> Option<Net> {
         self.common::<*const u8>(Field::SkNet).map(Net)
     }
+}
+
+/// `struct task_struct *`, or what it leads to.
+#[derive(Clone, Copy)]
+pub(crate) struct Task(*const u8);
+
+impl Task {
+    /// The one that runs now.
+    #[inline(always)]
+    pub(crate) fn current() -> Self {
+        // SAFETY: takes no argument.
+        Self(unsafe {
+            if has_task_btf() {
+                bpf_get_current_task_btf().cast_const().cast()
+            } else {
+                bpf_get_current_task() as *const u8
+            }
+        })
+    }
+
+    /// The task of an iterator, unless NULL.
+    #[inline(always)]
+    pub(crate) fn of(task: *const u8) -> Option<Self> {
+        (!task.is_null()).then_some(Self(task))
+    }
+
+    /// A field; zero where it is not known, for the reason above.
+    #[inline(always)]
+    pub(crate) fn get<T: Copy + Default>(self, field: Field) -> T {
+        if has_task_btf() {
+            // SAFETY: the verifier types the pointer from BTF, as `field` says;
+            // such walked pointers are read fault-safely.
+            unsafe { load(self.0, field) }.unwrap_or_default()
+        } else {
+            probe(self.0 as u64, field).unwrap_or_default()
+        }
+    }
+
+    /// What a field points to.
+    #[inline(always)]
+    pub(crate) fn follow(self, field: Field) -> Self {
+        if has_task_btf() {
+            // SAFETY: as above.
+            Self(unsafe { load(self.0, field) }.unwrap_or(ptr::null()))
+        } else {
+            Self(probe(self.0 as u64, field).unwrap_or(ptr::null()))
+        }
+    }
+}
+
+/// Whether the verifier types the current task (since Linux 5.11).
+#[inline(always)]
+fn has_task_btf() -> bool {
+    // SAFETY: volatile, because the daemon replaces the value after compilation.
+    unsafe { ptr::read_volatile(&raw const HAS_TASK_BTF) != 0 }
 }
 
 /// `struct tcp_sock *`: begins with `inet_connection_sock`, `inet_sock`, `sock`

@@ -2,14 +2,24 @@
 
 use core::ptr;
 
-use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns},
+};
 use rst_common::{
+    cause::OwnerSource,
     event::Control,
-    history::{Listened, Listener, ListenerKey},
-    layout::Field,
+    history::{ANY_V4, ANY_V6, Listened, Listener, ListenerKey, SERVED_SECONDS},
+    owner::Holder,
 };
 
-use crate::{kernel::Sock, maps::LISTENERS, tuple};
+use crate::{
+    gather,
+    kernel::{self, Sock},
+    maps::LISTENERS,
+    process::{self, Owner},
+    tuple,
+};
 
 #[inline(always)]
 fn key(netns: u64, port: u16) -> ListenerKey {
@@ -27,7 +37,7 @@ pub(crate) fn find(
     control: *mut Control,
     netns: u64,
     port: u16,
-    address: impl FnOnce() -> Option<[u64; 2]>,
+    address: impl FnOnce() -> Option<(u8, [u64; 2])>,
 ) -> Listened {
     let Some(listener) = LISTENERS.get_ptr(key(netns, port)) else {
         // SAFETY: a valid map value, whole 8-byte load.
@@ -41,29 +51,54 @@ pub(crate) fn find(
     // SAFETY: a valid map value; entries are never removed. A torn address is
     // read as another one, for one segment.
     let listener = unsafe { listener.read() };
-    if listener.any_address != 0 {
-        return listener.at([0; 2]);
+    let when = if listener.any_address == ANY_V4 | ANY_V6 {
+        listener.at(ANY_V4, [0; 2])
+    } else {
+        match address() {
+            Some((family, address)) => listener.at(family, address),
+            None => Listened::Unknown,
+        }
+    };
+    if when as u8 == Listened::Before as u8 && is_long_ago(control, listener.stopped) {
+        return Listened::Unknown;
     }
-    match address() {
-        Some(address) => listener.at(address),
-        None => Listened::Unknown,
-    }
+    when
+}
+
+/// Whether a port has long ceased to serve.
+#[inline(always)]
+fn is_long_ago(control: *mut Control, stopped: u64) -> bool {
+    // SAFETY: takes no argument and reads a kernel variable.
+    let jiffies = unsafe { bpf_jiffies64() }.wrapping_sub(stopped);
+    let jiffy_us = u64::from(kernel::times(control).jiffy_us);
+    jiffies.wrapping_mul(jiffy_us) > SERVED_SECONDS * 1_000_000
 }
 
 /// A socket begins to listen.
 #[inline(always)]
-pub(crate) fn begin(control: *mut Control, sk: Sock) {
+pub(crate) fn begin(control: *mut Control, sk: Sock, owner: Owner) {
     let Some((netns, port, address)) = place(sk) else {
         return;
     };
     let key = key(netns, port);
-    let any = address == [0; 2];
+    let any = if address == [0; 2] {
+        tuple::families(sk)
+    } else {
+        0
+    };
     let entry = Listener {
         address,
-        any_address: u8::from(any),
+        any_address: any,
         several: 0,
-        pad: [0; 2],
+        shared: 0,
+        exited: 0,
         listening: 1,
+        holder: owner.holder,
+        workload: owner.workload,
+        stopped: 0,
+        stopped_ns: 0,
+        exit_code: 0,
+        pad: 0,
     };
     if LISTENERS.insert(key, entry, u64::from(BPF_NOEXIST)).is_ok() {
         return;
@@ -77,14 +112,21 @@ pub(crate) fn begin(control: *mut Control, sk: Sock) {
     // SAFETY: a valid map value. Two sockets that begin to listen on one port at
     // the same moment may lose one of the counts.
     unsafe {
-        if any {
-            (*listener).any_address = 1;
+        if any != 0 {
+            (*listener).any_address |= any;
         } else if (*listener).address == [0; 2] {
             (*listener).address = address;
         } else if (*listener).address != address {
             (*listener).several = 1;
             (*listener).address = address;
         }
+        if (*listener).listening == 0 {
+            (*listener).shared = 0;
+        } else if (*listener).holder != owner.holder {
+            (*listener).shared = 1;
+        }
+        (*listener).holder = owner.holder;
+        (*listener).workload = owner.workload;
         (*listener).listening += 1;
     }
 }
@@ -95,19 +137,58 @@ pub(crate) fn end(sk: Sock) {
     let Some((netns, port, _)) = place(sk) else {
         return;
     };
+    let code = process::exiting();
     if let Some(listener) = LISTENERS.get_ptr_mut(key(netns, port)) {
         // SAFETY: a valid map value; see `begin`.
         unsafe {
             if (*listener).listening != 0 {
                 (*listener).listening -= 1;
             }
+            (*listener).stopped = bpf_jiffies64();
+            (*listener).stopped_ns = bpf_ktime_get_ns();
+            (*listener).exited = kernel::flag(code.is_some());
+            (*listener).exit_code = code.unwrap_or_default();
         }
+    }
+}
+
+/// Who listens, or listened last, on a port.
+#[inline(always)]
+pub(crate) fn owner(netns: u64, port: u16) -> Owner {
+    let Some(listener) = LISTENERS.get_ptr(key(netns, port)) else {
+        return Owner::UNKNOWN;
+    };
+    // SAFETY: a valid map value; whole loads.
+    let (holder, workload, shared) = unsafe {
+        (
+            ptr::read_volatile(&raw const (*listener).holder),
+            ptr::read_volatile(&raw const (*listener).workload),
+            ptr::read_volatile(&raw const (*listener).shared),
+        )
+    };
+    if shared != 0 {
+        // Which of them accepts is not known.
+        return Owner {
+            holder: 0,
+            workload,
+        };
+    }
+    let source = OwnerSource::Listener as u8;
+    let holder = Holder {
+        source,
+        ..Holder::unpack(holder)
+    };
+    Owner {
+        holder: holder.pack(),
+        workload,
     }
 }
 
 /// Namespace, port and address of a listening socket.
 #[inline(always)]
 fn place(sk: Sock) -> Option<(u64, u16, [u64; 2])> {
-    let port = sk.common::<u16>(Field::SkNum).filter(|port| *port != 0)?;
+    // A port that the kernel has chosen is given back before the state changes
+    // (`tcp_set_state`): then `skc_num` is 0, and `inet_sport` is still there.
+    let port = gather::local_port(sk).filter(|port| *port != 0)?;
     Some((sk.net()?.id(), port, tuple::bound_address(sk)?))
 }

@@ -3,8 +3,8 @@
 //! Hooks (tp_btf, all network namespaces): `tcp_send_reset` with its two
 //! prototypes, `tcp_receive_reset`, `inet_sock_set_state` for what is remembered
 //! of sockets, `inet_sk_error_report` for connections that die of silence; and
-//! `iter/task_file` once, for the listeners there are at the start. No policy lives here: what a reset means is
-//! decided by `rst_common::classify`.
+//! `iter/task_file` once, for the sockets there are at the start. No policy lives
+//! here: what a reset means is decided by `rst_common::classify`.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -26,6 +26,7 @@ mod gather;
 mod kernel;
 mod listeners;
 mod maps;
+mod process;
 mod sockets;
 mod tuple;
 
@@ -35,9 +36,9 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, RawTracePointContext},
 };
 use rst_common::{
-    cause::{Direction, Role, ends_connection, has_gap},
-    classify::{Verdict, classify_received, classify_sent, gap, role, turn, turn_at_close},
-    count::{CountKey, TimeoutKey},
+    cause::{Cause, Direction, OwnerSource, Role, ends_connection, has_gap},
+    classify::{Verdict, classify_received, classify_sent, gap, role, turn_at_close, turn_at_fin},
+    count::{ConnectionKey, CountKey},
     event::Control,
     facts::{Facts, known},
     history::{Closed, Ending, Life},
@@ -47,9 +48,10 @@ use rst_common::{
 };
 
 use crate::{
-    gather::Segment,
-    kernel::{Skb, Sock},
+    gather::{Segment, Source},
+    kernel::{Skb, Sock, Task},
     maps::CONTROL,
+    process::Owner,
     tuple::Tuple,
 };
 
@@ -85,7 +87,7 @@ pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     let (old, new) = (ctx.arg::<u32>(1) as u8, ctx.arg::<u32>(2) as u8);
-    let opens = new == state::SYN_SENT || new == state::ESTABLISHED && old == state::SYN_RECV;
+    let opens = new == state::SYN_SENT || new == state::ESTABLISHED;
     let closes = new == state::CLOSE && old != state::SYN_SENT;
     if !(opens || closes || new == state::CLOSE_WAIT || new == state::LISTEN) {
         return 0;
@@ -96,50 +98,83 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     if sk.common::<u16>(Field::SkProtocol) != Some(IPPROTO_TCP) {
         return 0;
     }
-    if opens {
-        open(sk, new);
+    if new == state::SYN_SENT {
+        connect(sk);
+    } else if new == state::ESTABLISHED {
+        establish(sk);
     } else if new == state::LISTEN {
         // What the table holds is of an earlier socket at the same address.
-        listen(sk, |_| false);
+        listen(sk, process::current(OwnerSource::Connect), |_| false);
     } else if old == state::LISTEN {
         listeners::end(sk);
     } else if closes {
         close(sk, old);
     } else {
-        let facts = turn_facts(sk);
-        let turn = kernel::forget(turn(&facts) as u64) as u8;
+        let Some(control) = CONTROL.get_ptr_mut(0) else {
+            return 0;
+        };
+        let turn = turn_at_fin(&turn_facts(sk), kernel::times(control));
+        let turn = kernel::forget(turn as u64) as u8;
         sockets::peer_closed(sk, gather::remote_port(sk), turn);
     }
     0
 }
 
-/// A connection begins. One that we asked for is known since its SYN.
+/// Our process asks for a connection.
 #[inline(always)]
-fn open(sk: Sock, new: u8) {
-    // SAFETY: takes no argument and reads a kernel variable.
-    let start = Life::start_of(unsafe { bpf_jiffies64() });
+fn connect(sk: Sock) {
+    let life = Life {
+        // SAFETY: takes no argument and reads a kernel variable.
+        start: Life::start_of(unsafe { bpf_jiffies64() }),
+        role: Role::Client as u8,
+        turn: 0,
+        state_before: 0,
+        remote_port: gather::remote_port(sk),
+    };
+    sockets::begin(sk, life, process::current(OwnerSource::Connect));
+}
+
+/// A connection has come about. One that we asked for is known since its SYN, also
+/// where both ends have sent one.
+#[inline(always)]
+fn establish(sk: Sock) {
     let remote_port = gather::remote_port(sk);
-    let client = new == state::SYN_SENT;
-    if !client && sockets::find(sk, remote_port).is_some_and(|life| life.role == Role::Client as u8)
+    if let Some((life, owner)) = sockets::find(sk, remote_port)
+        && life.role == Role::Client as u8
     {
-        // Both ends have sent a SYN.
+        count::connection(&ConnectionKey {
+            workload: owner.workload,
+            port: remote_port,
+            role: Role::Client as u8,
+            pad: [0; 5],
+        });
         return;
     }
-    let role = if client { Role::Client } else { Role::Server };
+    let port = sk.common::<u16>(Field::SkNum).unwrap_or_default();
+    let owner = sk
+        .net()
+        .map_or(Owner::UNKNOWN, |net| listeners::owner(net.id(), port));
     let life = Life {
-        start,
-        role: role as u8,
+        // SAFETY: takes no argument and reads a kernel variable.
+        start: Life::start_of(unsafe { bpf_jiffies64() }),
+        role: Role::Server as u8,
         turn: 0,
         state_before: 0,
         remote_port,
     };
-    sockets::begin(sk, life);
+    sockets::begin(sk, life, owner);
+    count::connection(&ConnectionKey {
+        workload: owner.workload,
+        port,
+        role: Role::Server as u8,
+        pad: [0; 5],
+    });
 }
 
 /// A listener begins. Its entry in the table of sockets tells the iterator, which
 /// may come to a socket by several files, that it is known.
 #[inline(always)]
-fn listen(sk: Sock, known: impl FnOnce(bool) -> bool) {
+fn listen(sk: Sock, owner: Owner, known: impl FnOnce(bool) -> bool) {
     let life = Life {
         start: 0,
         role: Role::Server as u8,
@@ -147,11 +182,11 @@ fn listen(sk: Sock, known: impl FnOnce(bool) -> bool) {
         state_before: 0,
         remote_port: 0,
     };
-    let new = sockets::begin(sk, life);
+    let new = sockets::begin(sk, life, owner);
     if let Some(control) = CONTROL.get_ptr_mut(0)
         && !known(!new)
     {
-        listeners::begin(control, sk);
+        listeners::begin(control, sk, owner);
     }
 }
 
@@ -165,6 +200,9 @@ fn close(sk: Sock, old: u8) {
     let closed = match old {
         state::FIN_WAIT1 | state::FIN_WAIT2 => Closed::ByUs,
         state::CLOSING | state::LAST_ACK => Closed::Done,
+        // The reset comes next, and a segment may come before it: the socket can't
+        // be found any more.
+        state::ESTABLISHED | state::CLOSE_WAIT if gather::resets_on_close(sk) => Closed::Done,
         _ => return,
     };
     let (Some(control), Some(net), Some(local_port)) =
@@ -179,7 +217,7 @@ fn close(sk: Sock, old: u8) {
         turn: kernel::forget(turn_at_close(&turn_facts(sk), kernel::times(control)) as u64) as u8,
         closed: closed as u8,
     };
-    closed::remember(control, hash, ending);
+    closed::remember(control, hash, ending, Ending::time(life.start));
 }
 
 /// The facts that tell who sent data last.
@@ -216,28 +254,44 @@ pub fn inet_sk_error_report(ctx: BtfTracePointContext) -> i32 {
     }
     let port = gather::service(&source, &mut facts);
     let role = kernel::forget(role(&facts) as u64) as u8 & 3;
-    count::timeout(&TimeoutKey { port, role, pad: 0 });
+    count::timeout(&ConnectionKey {
+        workload: source.owner.workload,
+        port,
+        role,
+        pad: [0; 5],
+    });
     0
 }
 
-/// `struct bpf_iter__task_file` of `kernel/bpf/task_iter.c`: where the file is.
+/// `struct bpf_iter__task_file` of `kernel/bpf/task_iter.c`: where the task is.
+const ITER_TASK: usize = 1;
+/// Likewise the file.
 const ITER_FILE: usize = 3;
 
-/// Run once at the start: notes the listeners that exist already.
+/// Run once at the start: notes the sockets that exist already, and who holds them.
 ///
 /// # Safety
 /// For the kernel to call, with the context of a `task_file` iterator.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
-pub unsafe extern "C" fn listeners_at_start(ctx: *const *mut u8) -> i32 {
-    // SAFETY: the context has four words; the verifier types the last one
-    // `struct file *` or NULL.
-    let file = unsafe { ctx.add(ITER_FILE).read() };
-    if let Some(sk) = Sock::of_file(file)
-        && sk.common::<u16>(Field::SkProtocol) == Some(IPPROTO_TCP)
-        && sk.common::<u8>(Field::SkState) == Some(state::LISTEN)
-    {
-        listen(sk, |known| known);
+pub unsafe extern "C" fn sockets_at_start(ctx: *const *mut u8) -> i32 {
+    // SAFETY: the context has four words; the verifier types the second one
+    // `struct task_struct *` and the last one `struct file *`, or NULL.
+    let (task, file) = unsafe { (ctx.add(ITER_TASK).read(), ctx.add(ITER_FILE).read()) };
+    let Some(owner) = Task::of(task).map(process::of) else {
+        return 0;
+    };
+    let Some(sk) = Sock::of_file(file) else {
+        return 0;
+    };
+    if sk.common::<u16>(Field::SkProtocol) != Some(IPPROTO_TCP) {
+        return 0;
+    }
+    let state = sk.common::<u8>(Field::SkState).unwrap_or_default();
+    if state == state::LISTEN {
+        listen(sk, owner, |known| known);
+    } else if state == state::ESTABLISHED || state == state::CLOSE_WAIT {
+        sockets::found(sk, gather::remote_port(sk), owner);
     }
     0
 }
@@ -260,20 +314,16 @@ fn send_reset(ctx: &BtfTracePointContext, raw_reason: u8) {
     gather::settle(&mut facts, &mut source, &mut segment);
 
     let port = gather::service(&source, &mut facts);
-    let key = count(
-        control,
-        &facts,
-        classify_sent(&facts, kernel::times(control)),
-        raw_reason,
-        port,
-    );
+    let verdict = classify_sent(&facts, kernel::times(control));
+    let key = count(control, &facts, verdict, raw_reason, port, &source);
     let doubt = match source.id() {
         Some(id) if facts.knows(known::SEGMENT) => count::retract_receive(control, &id),
         _ => 0,
     };
-    // Refused and stray segments are of no connection.
-    if source.hash != 0 && ends_connection(key.cause) {
-        closed::remember(control, source.hash, ending(&key));
+    // Refused and stray segments are of no connection. Where a segment comes again
+    // and again, our resets do not arrive, and the connection stays remembered.
+    if source.hash != 0 && (ends_connection(key.cause) || key.cause == Cause::AfterReset as u8) {
+        closed::remember(control, source.hash, ending(&key), 0);
     }
 
     let ctx = &kernel::again(ctx);
@@ -295,7 +345,7 @@ fn receive_reset(ctx: &BtfTracePointContext) {
 
     let port = gather::service(&source, &mut facts);
     let verdict = classify_received(&facts, kernel::times(control));
-    let key = count(control, &facts, verdict, RAW_NONE, port);
+    let key = count(control, &facts, verdict, RAW_NONE, port, &source);
     // `tcp_rcv_state_process`: the states in which data after shutdown ends in
     // `tcp_reset`.
     let doubtful = matches!(
@@ -314,7 +364,7 @@ fn receive_reset(ctx: &BtfTracePointContext) {
         _ => 0,
     };
     if source.hash != 0 && ends_connection(key.cause) {
-        closed::remember(control, source.hash, ending(&key));
+        closed::remember(control, source.hash, ending(&key), 0);
     }
 
     let ctx = &kernel::again(ctx);
@@ -342,6 +392,7 @@ fn count(
     verdict: Verdict,
     raw_reason: u8,
     port: u16,
+    source: &Source,
 ) -> CountKey {
     // The verifier would follow each verdict through all that comes after.
     let [cause, impact, role, ..] = kernel::forget(u64::from_le_bytes([
@@ -363,6 +414,7 @@ fn count(
         reason: raw_reason,
         gap: 0,
         port,
+        workload: source.owner.workload,
     };
     let mut silence = 0;
     if has_gap(cause) {

@@ -7,10 +7,11 @@ use aya_ebpf::{
 };
 use rst_common::{
     cause::{Cause, Role},
-    count::{AGES_ENTRIES, Ages, CountKey, CountValue, OVERFLOW_ENTRIES, TimeoutKey},
+    count::{AGES_ENTRIES, Ages, ConnectionKey, CountKey, CountValue, OVERFLOW_ENTRIES},
     event::{Control, DOUBT_SLOTS, DetailStats, Doubt, PORT_WORDS},
     history::{Endings, Listener, ListenerKey, Set},
     layout::{ABSENT, FIELD_COUNT, Layout},
+    owner::{Comm, NAMES as WORKLOAD_NAMES, PROCESSES as CAPACITY, Process},
     reason::MAX_REASONS,
 };
 
@@ -38,12 +39,22 @@ pub(crate) static AGES: PerCpuArray<Ages> = PerCpuArray::with_max_entries(AGES_E
 
 /// Connections that died of silence.
 #[map]
-pub(crate) static TIMEOUTS: PerCpuHashMap<TimeoutKey, u64> =
+pub(crate) static TIMEOUTS: PerCpuHashMap<ConnectionKey, u64> =
     PerCpuHashMap::with_max_entries(1024, 0);
 
 /// What the full map of timeouts can't take, by role.
 #[map]
 pub(crate) static TIMEOUTS_OVERFLOW: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(Role::ALL.len() as u32, 0);
+
+/// Connections that were made. Sized by the daemon before load.
+#[map]
+pub(crate) static CONNECTIONS: PerCpuHashMap<ConnectionKey, u64> =
+    PerCpuHashMap::with_max_entries(4096, 0);
+
+/// What the full map of connections can't take, by role.
+#[map]
+pub(crate) static CONNECTIONS_OVERFLOW: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(Role::ALL.len() as u32, 0);
 
 /// Sockets while they live. Sized by the daemon before load.
@@ -53,6 +64,14 @@ pub(crate) static SOCKETS: Array<Set> = Array::with_max_entries(1, 0);
 /// Connections that were closed or reset here a moment ago. Sized likewise.
 #[map]
 pub(crate) static CLOSED: Array<Endings> = Array::with_max_entries(1, 0);
+
+/// The processes that have connected or listened.
+#[map]
+pub(crate) static PROCESSES: Array<Process> = Array::with_max_entries(CAPACITY, 0);
+
+/// Names of the workloads that have nothing else.
+#[map]
+pub(crate) static NAMES: HashMap<u64, Comm> = HashMap::with_max_entries(WORKLOAD_NAMES, 0);
 
 /// Who listens, and who has listened.
 #[map]
@@ -98,3 +117,7 @@ pub(crate) static CLOSED_SETS: u32 = 1;
 /// Start of every hash of a tuple; likewise, at random.
 #[unsafe(no_mangle)]
 pub(crate) static SEED: u64 = 0;
+
+/// Whether the kernel has `bpf_get_current_task_btf`; likewise.
+#[unsafe(no_mangle)]
+pub(crate) static HAS_TASK_BTF: u8 = 0;

@@ -1,5 +1,5 @@
-//! The table of live sockets: when a connection began, what we were in it, and
-//! the state it was in before it was closed.
+//! The table of live sockets: whose they are, when the connection began, what we
+//! were in it, and the state it was in before it was closed.
 
 use core::ptr;
 
@@ -11,6 +11,7 @@ use rst_common::{
 use crate::{
     kernel::{self, Sock},
     maps::SOCKETS,
+    process::Owner,
 };
 
 /// The set that a socket belongs to.
@@ -21,84 +22,103 @@ fn set(sk: Sock) -> Option<*mut Set> {
 
 /// What is known of a socket with this remote port.
 #[inline(always)]
-pub(crate) fn find(sk: Sock, remote_port: u16) -> Option<Life> {
+pub(crate) fn find(sk: Sock, remote_port: u16) -> Option<(Life, Owner)> {
     let set = set(sk)?;
-    let mut content = kernel::zero();
-    for way in 0..WAYS {
-        let slot = slot(set, way);
-        // SAFETY: a valid map value. Another socket may take the slot between
-        // the two reads; the remote port is part of what is read second.
-        let (identity, found) = unsafe {
-            (
-                ptr::read_volatile(&raw const (*slot).identity),
-                ptr::read_volatile(&raw const (*slot).content),
-            )
-        };
-        if sk.is_at(identity) {
-            content = found;
+    let mut found = slot(set, 0);
+    for way in 1..WAYS {
+        let candidate = slot(set, way);
+        if is_of(candidate, sk) {
+            found = candidate;
         }
     }
-    let life = Life::unpack(kernel::forget(content));
-    (life.remote_port == remote_port && content != 0).then_some(life)
+    // SAFETY: a valid map value. Another socket may take the slot meanwhile: then
+    // its identity has changed, or its remote port is another.
+    let (content, owner) = unsafe {
+        (
+            ptr::read_volatile(&raw const (*found).content),
+            Owner {
+                holder: ptr::read_volatile(&raw const (*found).holder),
+                workload: ptr::read_volatile(&raw const (*found).workload),
+            },
+        )
+    };
+    let content = kernel::forget(content);
+    let life = Life::unpack(content);
+    (is_of(found, sk) && life.remote_port == remote_port && content != 0).then_some((life, owner))
 }
 
-/// A connection begins. Returns whether the socket was not in the table.
+/// A connection begins, or a listener. Returns whether the socket was not in the
+/// table.
 #[inline(always)]
-pub(crate) fn begin(sk: Sock, life: Life) -> bool {
+pub(crate) fn begin(sk: Sock, life: Life, owner: Owner) -> bool {
     let Some(set) = set(sk) else {
         return false;
     };
     let (slot, found) = choose(set, sk);
-    write(slot, sk, life.pack());
+    write(slot, sk, life, Some(owner));
     !found
+}
+
+/// A connection was there at the start: who holds it. Nothing more is known of it.
+#[inline(always)]
+pub(crate) fn found(sk: Sock, remote_port: u16, owner: Owner) {
+    let Some(set) = set(sk) else {
+        return;
+    };
+    let (slot, known) = choose(set, sk);
+    if !known {
+        let life = Life {
+            start: 0,
+            role: Role::Unknown as u8,
+            turn: 0,
+            state_before: 0,
+            remote_port,
+        };
+        write(slot, sk, life, Some(owner));
+    }
 }
 
 /// A connection is closed: what is known of it.
 #[inline(always)]
 pub(crate) fn end(sk: Sock, remote_port: u16, state: u8) -> Life {
-    let unknown = Life {
-        start: 0,
-        role: Role::Unknown as u8,
-        turn: 0,
-        state_before: state,
-        remote_port,
-    };
-    let Some(set) = set(sk) else {
-        return unknown;
-    };
-    let (slot, found) = choose(set, sk);
-    // SAFETY: a valid map value.
-    let content = unsafe { ptr::read_volatile(&raw const (*slot).content) };
-    let mut life = Life::unpack(content);
-    if !found || life.remote_port != remote_port {
-        life = unknown;
-    }
-    life.state_before = state;
-    write(slot, sk, life.pack());
-    life
+    update(sk, remote_port, |life| life.state_before = state)
 }
 
 /// The peer's FIN has come: who had spoken last.
 #[inline(always)]
 pub(crate) fn peer_closed(sk: Sock, remote_port: u16, turn: u8) {
+    update(sk, remote_port, |life| life.turn = turn);
+}
+
+/// Changes what is known of a socket; the result.
+#[inline(always)]
+fn update(sk: Sock, remote_port: u16, change: impl FnOnce(&mut Life)) -> Life {
+    let mut life = Life {
+        start: 0,
+        role: Role::Unknown as u8,
+        turn: 0,
+        state_before: 0,
+        remote_port,
+    };
     let Some(set) = set(sk) else {
-        return;
+        change(&mut life);
+        return life;
     };
     let (slot, found) = choose(set, sk);
     // SAFETY: a valid map value.
-    let content = unsafe { ptr::read_volatile(&raw const (*slot).content) };
-    let mut life = Life::unpack(content);
-    if !found || life.remote_port != remote_port {
-        life = Life {
-            start: 0,
-            role: Role::Unknown as u8,
-            turn,
-            state_before: 0,
-            remote_port,
-        };
+    let known = Life::unpack(unsafe { ptr::read_volatile(&raw const (*slot).content) });
+    let same = found && known.remote_port == remote_port;
+    if same {
+        life = known;
     }
-    life.turn = turn;
-    write(slot, sk, life.pack());
+    change(&mut life);
+    write(
+        slot,
+        sk,
+        life,
+        if same { None } else { Some(Owner::UNKNOWN) },
+    );
+    life
 }
 
 /// The slot of a socket, or the one that it may take: an empty one, that of a
@@ -125,20 +145,32 @@ fn choose(set: *mut Set, sk: Sock) -> (*mut Slot, bool) {
     (chosen, false)
 }
 
+/// Whether a slot is this socket's.
+#[inline(always)]
+fn is_of(slot: *mut Slot, sk: Sock) -> bool {
+    // SAFETY: a valid map value.
+    sk.is_at(unsafe { ptr::read_volatile(&raw const (*slot).identity) })
+}
+
 #[inline(always)]
 fn slot(set: *mut Set, way: usize) -> *mut Slot {
     // SAFETY: `way` is below WAYS, so the slot is inside the map value.
     unsafe { &raw mut (*set).slots[way & (WAYS - 1)] }
 }
 
-/// Readers look for the identity first, so a half-written slot is nobody's.
+/// Readers look at the identity first and last, so a half-written slot is
+/// nobody's.
 #[inline(always)]
-fn write(slot: *mut Slot, sk: Sock, content: u64) {
+fn write(slot: *mut Slot, sk: Sock, life: Life, owner: Option<Owner>) {
     // SAFETY: a valid map value. Two sockets may write it at the same moment:
     // who reads compares the remote port in the content too.
     unsafe {
         ptr::write_volatile(&raw mut (*slot).identity, 0);
-        ptr::write_volatile(&raw mut (*slot).content, content);
+        ptr::write_volatile(&raw mut (*slot).content, life.pack());
+        if let Some(owner) = owner {
+            ptr::write_volatile(&raw mut (*slot).holder, owner.holder);
+            ptr::write_volatile(&raw mut (*slot).workload, owner.workload);
+        }
         sk.store_at(&raw mut (*slot).identity);
     }
 }

@@ -1,7 +1,7 @@
 //! Addresses and ports of a connection, and their hash.
 
 use rst_common::{
-    history::TupleHash,
+    history::{ANY_V4, ANY_V6, TupleHash},
     layout::Field,
     tcp::{AF_INET, AF_INET6},
 };
@@ -94,10 +94,15 @@ impl Tuple {
         tuple
     }
 
-    /// This host's address, where it is known.
+    /// This host's address and its family, where they are known.
     #[inline(always)]
-    pub(crate) fn address(&self) -> Option<[u64; 2]> {
-        (self.family != 0).then_some(self.local)
+    pub(crate) fn address(&self) -> Option<(u8, [u64; 2])> {
+        let family = match self.family {
+            AF_INET => ANY_V4,
+            AF_INET6 => ANY_V6,
+            _ => return None,
+        };
+        Some((family, self.local))
     }
 
     /// Hash of the tuple in a namespace.
@@ -111,6 +116,24 @@ impl Tuple {
             .word(self.remote[0])
             .word(self.remote[1])
             .finish()
+    }
+}
+
+/// `skc_ipv6only` in its byte: behind the four bits of `skc_reuse` and that of
+/// `skc_reuseport` (`struct sock_common`, include/net/sock.h, 5.10 to 7.3).
+const IPV6ONLY: u8 = 1 << 5;
+
+/// The families that a socket on every address serves.
+#[inline(always)]
+pub(crate) fn families(sk: Sock) -> u8 {
+    if sk.common::<u16>(Field::SkFamily) != Some(AF_INET6) {
+        return ANY_V4;
+    }
+    let bits = sk.common::<u8>(Field::SkIpv6only).unwrap_or_default();
+    if bits & IPV6ONLY != 0 {
+        ANY_V6
+    } else {
+        ANY_V4 | ANY_V6
     }
 }
 

@@ -903,6 +903,168 @@ fn a_farewell_left_unread() {
 }
 
 #[test]
+fn a_server_that_aborts_after_a_pause_had_not_forgotten() {
+    let used = |idle_tx| {
+        received(Facts {
+            unacked: 50,
+            bytes_sent: 150,
+            idle_tx,
+            idle_rx: 500,
+            idle_segment: 500,
+            ..client()
+        })
+    };
+    check(&used(2), Cause::StaleReuse, Impact::ConnectionBroken);
+    check(&used(3), Cause::PeerAbort, Impact::ConnectionBroken);
+    // As long as a round trip takes.
+    let far = Facts {
+        srtt_us: 4000,
+        ..used(4)
+    };
+    check(&far, Cause::StaleReuse, Impact::ConnectionBroken);
+}
+
+#[test]
+fn a_probe_of_the_window_is_no_keepalive() {
+    let full = received(Facts {
+        probes_out: 1,
+        unsent: 1000,
+        ..silent(client(), 300, 300)
+    });
+    check(&full, Cause::PeerAbort, Impact::ConnectionBroken);
+}
+
+#[test]
+fn what_was_written_and_not_sent_is_lost() {
+    let unsent = |facts| Facts {
+        unread: 11,
+        unsent: 1000,
+        ..facts
+    };
+    let closed = closing(unsent(client()), Reason::AbortOnClose);
+    check(&closed, Cause::UnreadData, Impact::ConnectionBroken);
+    let exited = Facts {
+        exiting: 1,
+        known: closed.known | known::EXIT_CODE,
+        ..closed
+    };
+    check(&exited, Cause::ProcessExit, Impact::ConnectionBroken);
+    let farewell = Facts {
+        known: server().known | known::SEGMENT | known::PAYLOAD,
+        state: state::FIN_WAIT1,
+        segment_flags: flag::ACK,
+        payload_len: 24,
+        payload: [0x17, 3, 3, 0, 19],
+        unsent: 1000,
+        ..sent(server())
+    };
+    check(&farewell, Cause::LateData, Impact::ConnectionBroken);
+    let all_sent = Facts {
+        unsent: 0,
+        ..farewell
+    };
+    check(&all_sent, Cause::LateData, Impact::Benign);
+}
+
+#[test]
+fn a_program_that_is_asked_to_end() {
+    let ended = |facts: Facts, unread, exit_code| Facts {
+        known: facts.known | known::EXIT_CODE,
+        unread,
+        exiting: 1,
+        exit_code,
+        ..closing(facts, Reason::AbortOnClose)
+    };
+    let pooled = Facts {
+        state: state::CLOSE_WAIT,
+        ..client()
+    };
+    check(&ended(pooled, 24, 15), Cause::ProcessExit, Impact::Benign);
+    check(
+        &ended(client(), 24, 15),
+        Cause::ProcessExit,
+        Impact::Uncertain,
+    );
+    check(
+        &ended(client(), 500, 15),
+        Cause::ProcessExit,
+        Impact::Uncertain,
+    );
+    let broken = Impact::ConnectionBroken;
+    check(&ended(client(), 500, 9), Cause::ProcessExit, broken);
+    check(&ended(server(), 500, 15), Cause::ProcessExit, broken);
+}
+
+#[test]
+fn a_checker_has_left_the_accept_queue() {
+    let queued = |state| Facts {
+        has_socket: 0,
+        state_before: state,
+        bytes_sent: 0,
+        bytes_acked: 0,
+        bytes_received: 1,
+        sock_flags: sock_flag::DONE,
+        ..closing(server(), Reason::State)
+    };
+    let left = queued(state::CLOSE_WAIT);
+    check(&left, Cause::ListenerClosed, Impact::Benign);
+    let asked = Facts {
+        bytes_received: 100,
+        ..left
+    };
+    check(&asked, Cause::ListenerClosed, Impact::ConnectFailed);
+}
+
+#[test]
+fn a_server_that_speaks_unasked() {
+    let pushed = |bytes_sent, unacked, idle_segment| {
+        received(Facts {
+            bytes_sent,
+            bytes_acked: bytes_sent - u64::from(unacked),
+            bytes_received: 0,
+            unacked,
+            idle_tx: 0,
+            idle_segment,
+            ..server()
+        })
+    };
+    check(&pushed(1024, 1024, 10), Cause::NoData, Impact::Benign);
+    let much = pushed(1_000_000, 0, 10);
+    check(&much, Cause::PeerAbort, Impact::Benign);
+    let again = pushed(1000, 500, IDLE);
+    check(&again, Cause::StaleReuse, Impact::ConnectionBroken);
+}
+
+#[test]
+fn goodbyes_of_other_protocols() {
+    let late = |payload, payload_len, multiplexed| Facts {
+        multiplexed,
+        tracked_role: Role::Server as u8,
+        closed: Closed::ByUs as u8,
+        ..with_payload(answering(Origin::None, flag::ACK, payload_len), payload)
+    };
+    let quit = *b"QUIT\r";
+    let broken = Impact::ConnectionBroken;
+    check(&late(quit, 6, 0), Cause::LateData, Impact::Uncertain);
+    check(&late(quit, 7, 0), Cause::LateData, broken);
+    let com_quit = [1, 0, 0, 0, 1];
+    check(&late(com_quit, 5, 1), Cause::LateData, Impact::Uncertain);
+    check(&late(com_quit, 5, 0), Cause::LateData, broken);
+    check(&late(com_quit, 97, 1), Cause::LateData, broken);
+}
+
+#[test]
+fn who_was_waited_for_at_the_fin() {
+    let asked = |idle_rx| Facts {
+        idle_tx: 100,
+        idle_rx,
+        ..server()
+    };
+    assert_eq!(turn_at_fin(&asked(2), TIMES), Turn::Unknown, "a goodbye");
+    assert_eq!(turn_at_fin(&asked(3), TIMES), Turn::Peer);
+}
+
+#[test]
 fn the_silence_before() {
     let idle = Facts {
         idle_tx: 500,
@@ -926,11 +1088,12 @@ fn the_turn_and_its_tie() {
     };
     assert_eq!(turn(&tie(1)), Turn::Us);
     assert_eq!(turn(&tie(0)), Turn::Peer);
-    let probed = Facts {
+    let probed = |facts| Facts {
         probes_out: 1,
-        ..client()
+        ..facts
     };
-    assert_eq!(turn(&probed), Turn::Unknown);
+    assert_eq!(turn(&probed(client())), Turn::Peer);
+    assert_eq!(turn(&probed(tie(1))), Turn::Unknown);
     let moved = |bytes_sent, bytes_received| Facts {
         bytes_sent,
         bytes_received,

@@ -1,6 +1,6 @@
 //! Reads the exact counts from the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::{MapData, MapError, PerCpuArray, PerCpuHashMap};
 use rst_common::cause::{Cause, Direction, Impact, Role};
@@ -9,7 +9,7 @@ use rst_common::event::DetailStats;
 use rst_common::history::{BUCKET_SLOTS, BUCKETS};
 
 /// [`rst_common::count::CountKey`] as it lies in memory.
-type RawKey = [u8; 8];
+type RawKey = [u8; 16];
 /// [`rst_common::count::CountValue`] as it lies in memory.
 type RawValue = [u64; 3];
 /// [`DetailStats`] as it lies in memory.
@@ -17,8 +17,8 @@ type RawDetail = [u64; 2];
 /// [`Ages`] as it lies in memory.
 type RawAges = [u64; BUCKET_SLOTS + 1];
 const _: () = assert!(size_of::<RawAges>() == size_of::<Ages>());
-/// [`rst_common::count::TimeoutKey`] as it lies in memory.
-type RawTimeoutKey = [u8; 4];
+/// [`rst_common::count::ConnectionKey`] as it lies in memory.
+type RawConnectionKey = [u64; 2];
 
 /// What a count belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +35,15 @@ pub struct Series {
     pub reason: Label<u8>,
     /// The service's port.
     pub port: Label<u16>,
+    /// Whose it was ([`rst_common::owner::workload`]).
+    pub workload: Label<u64>,
 }
+
+/// What silences are counted under.
+pub type Gaps = (Cause, Label<u64>, Label<u16>);
+
+/// What connections are counted under.
+pub type Connections = (Role, Label<u64>, Label<u16>);
 
 /// A label value that may be missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,7 +73,8 @@ impl Histogram {
         histogram
     }
 
-    fn add(&mut self, other: &Self) {
+    /// Adds another's.
+    pub fn add(&mut self, other: &Self) {
         self.combine(other, u64::wrapping_add);
     }
 
@@ -87,11 +96,13 @@ pub struct Counts {
     /// Resets by series.
     pub resets: BTreeMap<Series, u64>,
     /// Silence before the reset, for the causes that have one.
-    pub gaps: BTreeMap<(Cause, Label<u16>), Histogram>,
+    pub gaps: BTreeMap<Gaps, Histogram>,
     /// Ages of the connections, where known.
     pub ages: BTreeMap<(Direction, Cause), Histogram>,
     /// Connections that died of silence.
-    pub timeouts: BTreeMap<(Role, Label<u16>), u64>,
+    pub timeouts: BTreeMap<Connections, u64>,
+    /// Connections that were made.
+    pub connections: BTreeMap<Connections, u64>,
     /// Detailed events.
     pub detail: DetailStats,
     /// Series in the kernel's map.
@@ -111,9 +122,13 @@ pub struct CountMaps {
     /// `AGES`.
     pub ages: PerCpuArray<MapData, RawAges>,
     /// `TIMEOUTS`.
-    pub timeouts: PerCpuHashMap<MapData, RawTimeoutKey, u64>,
+    pub timeouts: PerCpuHashMap<MapData, RawConnectionKey, u64>,
     /// `TIMEOUTS_OVERFLOW`.
     pub timeouts_overflow: PerCpuArray<MapData, u64>,
+    /// `CONNECTIONS`.
+    pub connections: PerCpuHashMap<MapData, RawConnectionKey, u64>,
+    /// `CONNECTIONS_OVERFLOW`.
+    pub connections_overflow: PerCpuArray<MapData, u64>,
     /// `DETAIL`.
     pub detail: PerCpuArray<MapData, RawDetail>,
 }
@@ -133,9 +148,27 @@ struct Raw {
     /// Counted and taken back, by series.
     values: BTreeMap<Series, [u64; 2]>,
     /// Silences.
-    gaps: BTreeMap<(Cause, Label<u16>), Histogram>,
+    gaps: BTreeMap<Gaps, Histogram>,
     /// Keys in the count map.
     entries: usize,
+}
+
+impl Counts {
+    /// The workloads in them.
+    #[must_use]
+    pub fn workloads(&self) -> BTreeSet<u64> {
+        let resets = self.resets.keys().map(|series| series.workload);
+        let gaps = self.gaps.keys().map(|(_, workload, _)| *workload);
+        let connections = self.connections.keys().chain(self.timeouts.keys());
+        resets
+            .chain(gaps)
+            .chain(connections.map(|(_, workload, _)| *workload))
+            .filter_map(|workload| match workload {
+                Label::Value(id) => Some(id),
+                Label::None | Label::Other => None,
+            })
+            .collect()
+    }
 }
 
 impl Counters {
@@ -189,7 +222,9 @@ impl Counters {
             published.combine(&histogram, u64::max);
             counts.ages.insert((direction, cause), *published);
         }
-        counts.timeouts = self.read_timeouts()?;
+        counts.timeouts = read_connections(&self.maps.timeouts, &self.maps.timeouts_overflow)?;
+        counts.connections =
+            read_connections(&self.maps.connections, &self.maps.connections_overflow)?;
         for [sampled_out, lost] in self.maps.detail.get(&0, 0)?.iter() {
             counts.detail.sampled_out += sampled_out;
             counts.detail.lost += lost;
@@ -223,7 +258,8 @@ impl Counters {
             value[0] += resets;
             value[1] += retracted;
             if let Some(bucket) = bucket {
-                let gaps = raw.gaps.entry((series.cause, series.port)).or_default();
+                let key = (series.cause, series.workload, series.port);
+                let gaps = raw.gaps.entry(key).or_default();
                 gaps.buckets[bucket.min(BUCKETS.len())] += resets;
                 gaps.sum += gap;
             }
@@ -248,13 +284,14 @@ impl Counters {
                 role: Role::Unknown,
                 reason: Label::Other,
                 port: Label::Other,
+                workload: Label::Other,
             };
             raw.values.insert(series, [resets, retracted]);
         }
         for cause in Cause::ALL.iter().filter(|cause| cause.has_gap()) {
             let gaps = read_histogram(&self.maps.overflow_gaps, *cause as u32)?;
             if !gaps.is_empty() {
-                raw.gaps.insert((*cause, Label::Other), gaps);
+                raw.gaps.insert((*cause, Label::Other, Label::Other), gaps);
             }
         }
         Ok(raw)
@@ -274,28 +311,28 @@ impl Counters {
         }
         Ok(ages)
     }
+}
 
-    fn read_timeouts(&self) -> Result<BTreeMap<(Role, Label<u16>), u64>, MapError> {
-        let mut timeouts = BTreeMap::new();
-        for item in &self.maps.timeouts {
-            let ([port_low, port_high, role, _], values) = item?;
-            let role = Role::from_byte(role).unwrap_or(Role::Unknown);
-            let port = port_label(u16::from_ne_bytes([port_low, port_high]));
-            *timeouts.entry((role, port)).or_default() += values.iter().sum::<u64>();
-        }
-        for role in Role::ALL {
-            let count: u64 = self
-                .maps
-                .timeouts_overflow
-                .get(&(*role as u32), 0)?
-                .iter()
-                .sum();
-            if count != 0 {
-                timeouts.insert((*role, Label::Other), count);
-            }
-        }
-        Ok(timeouts)
+fn read_connections(
+    map: &PerCpuHashMap<MapData, RawConnectionKey, u64>,
+    overflow: &PerCpuArray<MapData, u64>,
+) -> Result<BTreeMap<Connections, u64>, MapError> {
+    let mut counts = BTreeMap::new();
+    for item in map {
+        let ([workload, rest], values) = item?;
+        let [port_low, port_high, role, ..] = rest.to_ne_bytes();
+        let role = Role::from_byte(role).unwrap_or(Role::Unknown);
+        let port = port_label(u16::from_ne_bytes([port_low, port_high]));
+        let key = (role, workload_label(workload), port);
+        *counts.entry(key).or_default() += values.iter().sum::<u64>();
     }
+    for role in Role::ALL {
+        let count: u64 = overflow.get(&(*role as u32), 0)?.iter().sum();
+        if count != 0 {
+            counts.insert((*role, Label::Other, Label::Other), count);
+        }
+    }
+    Ok(counts)
 }
 
 fn read_histogram(map: &PerCpuArray<MapData, RawAges>, index: u32) -> Result<Histogram, MapError> {
@@ -315,7 +352,17 @@ fn sum(values: &[RawValue]) -> RawValue {
 /// The series of a key and its bucket of silence; `None` for bytes that no
 /// program of ours writes.
 fn series(key: RawKey) -> Option<(Series, Option<usize>)> {
-    let [direction, cause, impact, role, reason, gap, low, high] = key;
+    let [
+        direction,
+        cause,
+        impact,
+        role,
+        reason,
+        gap,
+        low,
+        high,
+        workload @ ..,
+    ] = key;
     let series = Series {
         direction: Direction::from_byte(direction)?,
         cause: Cause::from_byte(cause)?,
@@ -327,6 +374,7 @@ fn series(key: RawKey) -> Option<(Series, Option<usize>)> {
             Label::Value(reason)
         },
         port: port_label(u16::from_ne_bytes([low, high])),
+        workload: workload_label(u64::from_ne_bytes(workload)),
     };
     Some((series, usize::from(gap).checked_sub(1)))
 }
@@ -336,6 +384,14 @@ fn port_label(port: u16) -> Label<u16> {
         Label::None
     } else {
         Label::Value(port)
+    }
+}
+
+fn workload_label(workload: u64) -> Label<u64> {
+    if workload == 0 {
+        Label::None
+    } else {
+        Label::Value(workload)
     }
 }
 
@@ -356,6 +412,14 @@ mod tests {
             11,
             port_low,
             port_high,
+            1,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
         ];
         assert_eq!(
             series(key),
@@ -367,10 +431,11 @@ mod tests {
                     role: Role::Client,
                     reason: Label::None,
                     port: Label::Value(443),
+                    workload: Label::Value(u64::from_ne_bytes([1, 0, 0, 0, 0, 0, 0, 0])),
                 },
                 Some(10)
             ))
         );
-        assert_eq!(series([9, 0, 0, 0, 0, 0, 0, 0]), None);
+        assert_eq!(series([9; 16]), None);
     }
 }

@@ -6,6 +6,8 @@ use rst_common::reason::{MAX_REASONS, Reason};
 use super::btf::{Btf, Shape};
 
 /// Types looked up besides the roots of the fields.
+const HELPER_ENUM: &str = "bpf_func_id";
+/// The enum of the kernel's reasons.
 const REASON_ENUM: &str = "sk_rst_reason";
 const REASON_PREFIX: &str = "SK_RST_REASON_";
 /// Typedefs that carry the prototypes of the tracepoints.
@@ -34,6 +36,7 @@ pub enum LayoutError {
 
 /// What the programs and the daemon know of the running kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "what there is, one by one")]
 pub struct KernelLayout {
     /// Offsets for the programs.
     pub layout: Layout,
@@ -47,13 +50,17 @@ pub struct KernelLayout {
     pub send_reset_has_reason: bool,
     /// Whether `inet_sk_error_report` is there (5.14 and newer).
     pub has_error_report: bool,
+    /// Whether programs get the current task typed (5.11 and newer).
+    pub has_task_btf: bool,
+    /// Whether programs find the socket of a file (5.11 and newer).
+    pub has_sock_from_file: bool,
 }
 
 /// Names to hand to [`Btf::parse`].
 #[must_use]
 pub fn wanted() -> Vec<&'static str> {
     let mut names: Vec<_> = FIELDS.iter().map(|field| field.root).collect();
-    names.push(REASON_ENUM);
+    names.extend([REASON_ENUM, HELPER_ENUM]);
     names.extend(PROTOTYPES);
     names.sort_unstable();
     names.dedup();
@@ -88,6 +95,8 @@ pub fn resolve(btf: &Btf<'_>) -> Result<KernelLayout, LayoutError> {
             .ok_or(LayoutError::Tracepoint(full))?;
     }
     let (reasons, reason_names) = reasons(btf);
+    let helpers = btf.enum_members(HELPER_ENUM);
+    let has_helper = |wanted| helpers.iter().any(|(name, _)| *name == wanted);
     Ok(KernelLayout {
         layout,
         absent,
@@ -95,6 +104,8 @@ pub fn resolve(btf: &Btf<'_>) -> Result<KernelLayout, LayoutError> {
         reason_names,
         send_reset_has_reason: args >= 3,
         has_error_report: btf.tracepoint_args("inet_sk_error_report").is_some(),
+        has_task_btf: has_helper("BPF_FUNC_get_current_task_btf"),
+        has_sock_from_file: has_helper("BPF_FUNC_sock_from_file"),
     })
 }
 
@@ -106,6 +117,7 @@ fn offset(btf: &Btf<'_>, field: &KernelField) -> Result<u32, String> {
     let fits = match field.kind {
         Kind::Int(size) => member.shape == Shape::Int(size),
         Kind::LowByte => matches!(member.shape, Shape::Int(_)),
+        Kind::BitField => member.shape == Shape::BitField,
         Kind::Pointer => member.shape == Shape::Pointer,
         Kind::Bytes(size) => {
             member.shape == Shape::Composite(size) || member.shape == Shape::Array(size)

@@ -5,7 +5,7 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-use aya::maps::{Array, Map, MapData, MapError, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use aya::programs::{
     BtfTracePoint, Iter, Program, ProgramError, RawTracePoint, RawTracePointRunOptions,
     TestRun as _,
@@ -14,11 +14,13 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use rst_common::classify::Times;
 use rst_common::event::{Doubt, PORT_WORDS};
 use rst_common::history::{CLOSED_SECONDS, ENDINGS, Ending, WAYS, bucket_bounds};
+use rst_common::owner::Comm;
 
 use super::btf::{self, BtfError};
 use super::control::ControlPage;
 use super::counters::{CountMaps, Counters};
 use super::layout::{self, KernelLayout, LayoutError};
+use super::listeners::Listeners;
 use super::preflight::{Host, PreflightError};
 use crate::clock::Hz;
 
@@ -55,7 +57,7 @@ pub const PROBES: &[Probe] = &[
     Probe {
         name: "inet_sock_set_state",
         required: true,
-        shows: "the age, role and last state of connections, and listeners",
+        shows: "whose a connection is, its age, role and last state, and listeners",
         kind: Kind::Tracepoint,
         program: |_| Some("inet_sock_set_state"),
     },
@@ -87,19 +89,19 @@ pub const PROBES: &[Probe] = &[
         program: |kernel| kernel.has_error_report.then_some("inet_sk_error_report"),
     },
     Probe {
-        name: LISTENERS_AT_START,
+        name: SOCKETS_AT_START,
         required: false,
-        shows: "who listened before rst started (since Linux 5.11)",
+        shows: "whose the sockets were before rst started (since Linux 5.11)",
         kind: Kind::Iterator,
-        program: |_| Some("listeners_at_start"),
+        program: |kernel| kernel.has_sock_from_file.then_some("sockets_at_start"),
     },
 ];
 
 /// The iterator over open files.
-const LISTENERS_AT_START: &str = "task_file";
+const SOCKETS_AT_START: &str = "task_file";
 
 /// [`Doubt`] as it lies in memory.
-pub type RawDoubt = [u64; 4];
+pub type RawDoubt = [u64; 5];
 const _: () = assert!(size_of::<RawDoubt>() == size_of::<Doubt>());
 
 /// Sizes and switches the programs are loaded with.
@@ -243,6 +245,10 @@ pub struct Kernel {
     pub control: ControlPage,
     /// Receive events that may be none.
     pub doubts: Array<MapData, RawDoubt>,
+    /// Names of the workloads that have nothing else.
+    pub names: HashMap<MapData, u64, Comm>,
+    /// Who listens, and who has listened.
+    pub listeners: Listeners,
     /// Exact counts.
     pub counters: Counters,
     /// What is known of the running kernel.
@@ -281,10 +287,12 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
         .override_global("SOCKETS_MASK", &(sockets - 1), true)
         .override_global("CLOSED_SETS", &closed, true)
         .override_global("SEED", &seed, true)
+        .override_global("HAS_TASK_BTF", &u8::from(layout.has_task_btf), true)
         .map_max_entries("SOCKETS", sockets)
         .map_max_entries("CLOSED", closed)
         .map_max_entries("EVENTS", settings.ring_bytes)
         .map_max_entries("RESETS", settings.max_series)
+        .map_max_entries("CONNECTIONS", settings.max_series)
         .load(OBJECT)
         .map_err(|error| LoadError::Maps {
             error,
@@ -314,7 +322,7 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
     set_ports(ports, settings.multiplexed_ports).map_err(map_error("MULTIPLEXED"))?;
 
     let attached = attach_probes(&mut ebpf, &layout, &kernel_btf)?;
-    if !attached.contains(&LISTENERS_AT_START) {
+    if !attached.contains(&SOCKETS_AT_START) {
         control.forget_listeners();
     }
 
@@ -326,14 +334,20 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
         ages: open(&mut ebpf, "AGES")?,
         timeouts: open(&mut ebpf, "TIMEOUTS")?,
         timeouts_overflow: open(&mut ebpf, "TIMEOUTS_OVERFLOW")?,
+        connections: open(&mut ebpf, "CONNECTIONS")?,
+        connections_overflow: open(&mut ebpf, "CONNECTIONS_OVERFLOW")?,
         detail: open(&mut ebpf, "DETAIL")?,
     });
     let doubts = open(&mut ebpf, "DOUBTS")?;
+    let names = open(&mut ebpf, "NAMES")?;
+    let listeners = Listeners::new(open(&mut ebpf, "LISTENERS")?);
     Ok(Kernel {
         ebpf,
         ring,
         control,
         doubts,
+        names,
+        listeners,
         counters,
         layout,
         hz,

@@ -244,7 +244,7 @@ fn retracted(doubts: &Array<MapData, RawDoubt>, event: &Event) -> bool {
     let Some(slot) = event.doubt.checked_sub(1) else {
         return false;
     };
-    let Ok([_, ports_and_flag, _, _]) = doubts.get(&slot, 0) else {
+    let Ok([_, ports_and_flag, ..]) = doubts.get(&slot, 0) else {
         return false;
     };
     let [p0, p1, p2, p3, r0, r1, r2, r3] = ports_and_flag.to_ne_bytes();
@@ -362,7 +362,7 @@ mod tests {
             let event = decode(&bytes).unwrap();
             let joiner = crate::join::Joiner::new("host".to_owned(), vec![None; 64], crate::clock::Hz::of(0, 0).unwrap(), true);
             let clock = crate::clock::WallClock::from_offset(0);
-            let reset = joiner.join(&event, clock);
+            let reset = joiner.join(&event, clock, crate::workload::resolver::Named::default());
             let json = crate::text::json(&reset).unwrap();
             prop_assert!(serde_json::from_str::<crate::reset::Reset>(&json).is_ok());
             let style = crate::text::Style { color: false, zone: jiff::tz::TimeZone::UTC };

@@ -11,7 +11,7 @@ use rst_common::tcp::state;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, sockopt};
 use serde_json::{Value, json};
 
-use crate::collect::DEADLINE;
+use crate::collect::{DEADLINE, wait_until};
 use crate::expect::{received, sent, socket, this_process, verdict};
 use crate::lab::{Lab, live, skipped};
 use crate::netns::{FAMILIES, Family};
@@ -130,22 +130,20 @@ fn orphans_are_too_many() {
         let chunk = vec![b'x'; 1 << 16];
         while (&orphan.server).write(&chunk).is_ok() {}
         drop(orphan.server);
-        let mut pair = lab.inside(|| Pair::new(family));
-        pair.ask(b"question");
-        // Longer than the kernel takes to see that there is an orphan
-        // (`TCP_ORPHAN_TIMER_PERIOD`, net/ipv4/tcp.c).
-        std::thread::sleep(Duration::from_millis(200));
-        let none = Setting::change(MAX_ORPHANS, "0");
-        drop(pair.server);
-        drop(none);
-        tcp::wait_error(&pair.client);
+        let mut reset = None;
+        // The kernel sees now and then how many orphans there are: every 100 ms,
+        // or later where it has nothing else to do (`tcp_orphan_timer`).
+        wait_until("an orphan is one too many", || {
+            reset = orphan_is_reset(&lab, family);
+            reset.is_some()
+        });
         // The orphan ends too.
         drop(orphan.client);
         let dropped = socket(json!({
             "cause": "memory_pressure", "impact": "connection_broken",
             "reason": "TCP_ABORT_ON_MEMORY", "role": "server", "owner": this_process(),
         }));
-        let (client, server) = (pair.client_end, pair.server_end);
+        let (client, server) = reset.expect("just waited for");
         let closed = ["peer_closed", "uncertain", "client"];
         let unread = ["unread_data", "uncertain", "client"];
         let lost = ["after_close", "connection_broken", "server"];
@@ -158,6 +156,22 @@ fn orphans_are_too_many() {
     });
     // What the client says of its window may cross its reset.
     lab.finish_with(&expected.concat(), |event| event["cause"] == "after_reset");
+}
+
+/// Closes the server's end of a connection while no orphan is allowed. Where that
+/// has reset it, the ends of client and server.
+fn orphan_is_reset(lab: &Lab, family: Family) -> Option<(SocketAddr, SocketAddr)> {
+    let mut pair = lab.inside(|| Pair::new(family));
+    pair.ask(b"question");
+    let none = Setting::change(MAX_ORPHANS, "0");
+    drop(pair.server);
+    drop(none);
+    let mut reset = false;
+    wait_until("the server has closed", || {
+        reset |= pair.client.take_error().unwrap().is_some();
+        reset || tcp::is_in_state(&pair.client, state::CLOSE_WAIT)
+    });
+    reset.then_some((pair.client_end, pair.server_end))
 }
 
 /// A socket of MPTCP; `None` where the kernel has none.

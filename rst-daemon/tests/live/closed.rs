@@ -18,8 +18,7 @@ const LATE: &[u8] = &[b'x'; 100];
 /// FIN hides who spoke last, so that `turn` is left open in these tests; see
 /// [`the_peers_fin_is_not_its_turn`].
 ///
-/// The server answers a client that has gone, without waiting long enough to have
-/// been failed.
+/// The server answers a client that has gone as it spoke: nobody waits for it.
 #[test]
 fn server_sends_after_the_client_has_closed() {
     live("server_sends_after_the_client_has_closed", &[], |_| {
@@ -38,7 +37,7 @@ fn server_sends_after_the_client_has_closed() {
             });
             expected.push(sent(pair.client_end, pair.server_end, time_wait(late)));
             let lost = socket(json!({
-                "cause": "peer_closed", "impact": "connection_broken",
+                "cause": "peer_closed", "impact": "uncertain",
                 "role": "server", "state": "CLOSE_WAIT",
                 "unread_bytes": 0, "unacked_bytes": 100,
                 "bytes_received": 8, "bytes_sent": 100,
@@ -146,7 +145,7 @@ fn data_after_shutdown_is_no_received_reset() {
             }));
             expected.push(sent(pair.client_end, pair.server_end, late));
             let lost = socket(json!({
-                "cause": "peer_closed", "impact": "connection_broken",
+                "cause": "peer_closed", "impact": "uncertain",
                 "role": "server", "state": "CLOSE_WAIT",
                 "unread_bytes": 0, "unacked_bytes": 100,
                 "bytes_received": 8, "bytes_sent": 100,
@@ -172,7 +171,7 @@ fn the_peers_fin_is_not_its_turn() {
             let late = json!({"cause": "late_data"});
             expected.push(sent(pair.client_end, pair.server_end, late));
             let lost = json!({
-                "cause": "peer_closed", "impact": "connection_broken",
+                "cause": "peer_closed", "impact": "uncertain",
                 "state": "CLOSE_WAIT", "turn": null, "unread_bytes": 8, "unacked_bytes": 100,
             });
             expected.push(received(pair.server_end, pair.client_end, lost));

@@ -130,6 +130,7 @@ fn killed_by_ss() {
             tcp::wait_error(&pair.client);
             let destroyed = socket(json!({
                 "cause": "admin_kill", "impact": "connection_broken", "reason": "TCP_STATE",
+                "killer": {"comm": "ss", "source": "current"},
                 "role": "server", "state": "ESTABLISHED", "turn": "peer",
                 "unread_bytes": 0, "unacked_bytes": 0,
                 "bytes_received": 8, "bytes_sent": 0,
@@ -171,7 +172,7 @@ fn keepalive_gives_up() {
             let vanished = socket(json!({
                 "cause": "keepalive_timeout", "impact": "connection_broken",
                 "reason": "TCP_KEEPALIVE_TIMEOUT",
-                "role": "client", "state": "ESTABLISHED", "turn": null, "probes_out": 1,
+                "role": "client", "state": "ESTABLISHED", "turn": "us", "probes_out": 1,
                 "keepalive": {"enabled": true, "time_s": 1, "interval_s": 1, "probes": 1},
                 "unread_bytes": 0, "unacked_bytes": 0,
                 "bytes_received": 0, "bytes_sent": 8,

@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 /// A sent reset between two ends, with more fields. What is `null` unless the
-/// scenario makes it otherwise is expected to be `null`.
+/// scenario makes it otherwise is expected to be `null`; a socket is expected to be
+/// this process's own.
 pub(crate) fn sent(local: SocketAddr, remote: SocketAddr, fields: Value) -> Value {
     reset("sent", local, remote, fields)
 }
@@ -31,12 +32,27 @@ fn reset(direction: &str, local: SocketAddr, remote: SocketAddr, fields: Value) 
         "local": end(local),
         "remote": end(remote),
         "family": family,
-        "owner": null,
+        "owner": owner_of(&fields),
+        "killer": null,
         "exit": null,
         "linger": null,
     });
     merge(&mut reset, fields);
     reset
+}
+
+/// This process, as whoever connects or listens; nobody where there is no socket.
+fn owner_of(fields: &Value) -> Value {
+    let source = match (fields["origin"].as_str(), fields["role"].as_str()) {
+        (Some("none" | "timewait"), _) => return Value::Null,
+        (Some("socket"), Some("client")) => "connect",
+        (Some("socket"), Some("server")) => "listener",
+        // Left open.
+        _ => return json!({}),
+    };
+    let mut owner = this_process();
+    owner["source"] = json!(source);
+    owner
 }
 
 /// A reset of which the verdict matters: cause, impact and role.

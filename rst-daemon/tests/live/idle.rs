@@ -163,7 +163,7 @@ fn probe_finds_the_connection_gone() {
         let stray = json!({"cause": "stray", "impact": "benign", "reason": "NO_SOCKET"});
         let lost = socket(json!({
             "cause": "stale_probe", "impact": "uncertain",
-            "role": "client", "state": "ESTABLISHED", "turn": null, "probes_out": 1,
+            "role": "client", "state": "ESTABLISHED", "probes_out": 1,
             "keepalive": {"enabled": true, "time_s": 1},
         }));
         [

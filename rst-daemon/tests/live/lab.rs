@@ -171,6 +171,8 @@ pub(crate) struct Lab {
     others: Mutex<Vec<u64>>,
     /// For files of the test.
     pub(crate) folder: Folder,
+    /// Whether the daemon has seen every connection begin.
+    ages_are_known: bool,
     /// The counters when the watcher had begun to see everything.
     before: Option<Scrape>,
     _exclusive: File,
@@ -199,7 +201,14 @@ impl Lab {
         test: &str,
         happened: impl FnOnce() -> R + Send,
     ) -> Option<(Self, R)> {
-        Self::prepared(test, &[], "", &[], happened)
+        let (lab, result) = Self::prepared(test, &[], "", &[], happened)?;
+        Some((lab.of_any_age(), result))
+    }
+
+    /// The same where the daemon can't know how old each connection is.
+    pub(crate) fn of_any_age(mut self) -> Self {
+        self.ages_are_known = false;
+        self
     }
 
     fn prepared<R: Send>(
@@ -224,6 +233,7 @@ impl Lab {
             netns,
             others: Mutex::default(),
             folder,
+            ages_are_known: true,
             before: None,
             _exclusive: exclusive,
         };
@@ -348,7 +358,7 @@ impl Lab {
             metrics::compare(&before, &after, &between),
             self.watcher_is_content(),
             self.verdicts_hold(),
-            ages_are_known(&own),
+            self.ages_are_known(&own),
         ] {
             problems.push_str(&result.err().unwrap_or_default());
         }
@@ -364,6 +374,18 @@ impl Lab {
         otherwise
             .next()
             .map_or(Ok(()), |line| Err(format!("{line}\n")))
+    }
+
+    fn ages_are_known(&self, events: &[Value]) -> Result<(), String> {
+        let mut unknown = events.iter().filter(|event| {
+            self.ages_are_known
+                && event["origin"] == "socket"
+                && event["state"] != "LISTEN"
+                && event["age_ms"].is_null()
+        });
+        unknown
+            .next()
+            .map_or(Ok(()), |event| Err(format!("of unknown age: {event}\n")))
     }
 
     fn watcher_is_content(&self) -> Result<(), String> {
@@ -398,16 +420,6 @@ fn told(event: &Value) -> String {
     words
         .map(|name| event[name].as_str().unwrap_or("null"))
         .join(" | ")
-}
-
-/// The daemon has seen every connection of the test begin.
-fn ages_are_known(events: &[Value]) -> Result<(), String> {
-    let mut unknown = events.iter().filter(|event| {
-        event["origin"] == "socket" && event["state"] != "LISTEN" && event["age_ms"].is_null()
-    });
-    unknown
-        .next()
-        .map_or(Ok(()), |event| Err(format!("of unknown age: {event}\n")))
 }
 
 /// Whether an event belongs to a sentinel.

@@ -44,6 +44,20 @@ fn service_on_all_addresses_is_gone() {
     lab.finish(&expected.concat());
 }
 
+/// Programs try `::1` first where a name has both addresses: that the service is
+/// there for IPv4 alone is nobody's fault.
+#[test]
+fn service_of_the_other_family_is_there() {
+    let Some(lab) = Lab::start("service_of_the_other_family_is_there", &[], &[]) else {
+        return;
+    };
+    let anywhere = std::net::Ipv4Addr::UNSPECIFIED.into();
+    let listener = lab.inside(|| tcp::listener(anywhere, 16));
+    let port = listener.local_addr().unwrap().port();
+    let expected = refused(&lab, SocketAddr::new(V6.server, port), "benign");
+    lab.finish(&expected);
+}
+
 /// A listener on another address says nothing of this one.
 #[test]
 fn service_of_another_address_is_gone() {

@@ -139,7 +139,7 @@ pub(crate) fn get(socket: &Path, path: &str) -> std::io::Result<(u16, String)> {
 
 /// Says how the counters' increase differs from the events seen meanwhile.
 pub(crate) fn compare(before: &Scrape, after: &Scrape, events: &[Value]) -> Result<(), String> {
-    let names = ["direction", "cause", "impact", "role", "port"];
+    let names = ["direction", "cause", "impact", "role", "workload", "port"];
     let mut problems = String::new();
     let mut check = |metric: &str, counted: &Increase, seen: &Increase| {
         let all: BTreeMap<_, _> = counted.iter().chain(seen).collect();
@@ -158,6 +158,7 @@ pub(crate) fn compare(before: &Scrape, after: &Scrape, events: &[Value]) -> Resu
     let seen = events.iter().map(|event| {
         let label = |name: &str| (name.to_owned(), text(event, name));
         let mut labels: Labels = names[..4].iter().map(|name| label(name)).collect();
+        labels.insert("workload".to_owned(), workload(event));
         labels.insert("port".to_owned(), service_port(event));
         labels
     });
@@ -176,9 +177,9 @@ pub(crate) fn compare(before: &Scrape, after: &Scrape, events: &[Value]) -> Resu
         });
     check("rst_kernel_reason_total", &counted, &count(seen));
 
-    let names = ["cause", "port"];
+    let names = ["cause", "workload", "port"];
     let gaps = events.iter().filter_map(|event| {
-        let of = vec![text(event, "cause"), service_port(event)];
+        let of = vec![text(event, "cause"), workload(event), service_port(event)];
         Some((of, gap_ms(event)?))
     });
     for (metric, seen) in histogram("rst_idle_seconds", &names, gaps) {
@@ -260,6 +261,12 @@ fn count(labels: impl Iterator<Item = Labels>) -> Increase {
         *counts.entry(labels).or_default() += 1;
     }
     counts
+}
+
+/// The workload label.
+fn workload(event: &Value) -> String {
+    let name = event["workload"]["name"].as_str();
+    name.unwrap_or("unknown").to_owned()
 }
 
 /// The port label: the service's port.

@@ -58,6 +58,7 @@ fn nginx_drops_an_upload_of_curl() {
         let lost = socket(json!({
             "cause": "peer_abort", "impact": "connection_broken",
             "role": "client", "state": "ESTABLISHED", "bytes_received": 0, "unread_bytes": 0,
+            "owner": {"comm": "curl", "source": "connect"},
             // curl's own setting.
             "keepalive": {"enabled": true},
         }));

@@ -153,8 +153,13 @@ pub(crate) fn wait_unread(socket: &TcpStream, bytes: u64) {
 /// Waits until the socket is in a state, a number of [`rst_common::tcp::state`].
 pub(crate) fn wait_state(socket: &TcpStream, state: u8) {
     wait_until("the socket changes its state", || {
-        info(socket).tcpi_state == state
+        is_in_state(socket, state)
     });
+}
+
+/// Whether the socket is in a state, likewise.
+pub(crate) fn is_in_state(socket: &TcpStream, state: u8) -> bool {
+    info(socket).tcpi_state == state
 }
 
 /// Waits until a closed socket's FIN has been acknowledged: from then on there

@@ -193,6 +193,7 @@ fn received_examples() -> Vec<Example> {
             unacked: 10,
             idle_segment,
             bytes_sent: 110,
+            idle_tx: 0,
             ..client()
         })
     };

@@ -1,0 +1,116 @@
+//! Whose socket it is: processes, and the workloads they belong to.
+//!
+//! A workload is a number in the kernel and a name in the daemon: the id of the
+//! cgroup (v2) that the process was in when it connected or began to listen, or
+//! where all is in the root cgroup a hash of its command name.
+
+/// Who holds a socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// Process (thread group), 0 where several share the socket or the kernel
+    /// holds it.
+    pub pid: u32,
+    /// [`crate::cause::OwnerSource`] as a byte.
+    pub source: u8,
+    /// Whether the kernel itself holds it (NFS and the like).
+    pub is_kernel: bool,
+}
+
+impl Holder {
+    /// As a number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        (self.pid as u64) << 32 | (self.is_kernel as u64) << 8 | self.source as u64
+    }
+
+    /// From a number.
+    #[must_use]
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "cut to the parts it is made of"
+    )]
+    pub const fn unpack(word: u64) -> Self {
+        Self {
+            pid: (word >> 32) as u32,
+            source: word as u8,
+            is_kernel: word & 0x100 != 0,
+        }
+    }
+}
+
+/// A command name as the kernel holds it (`TASK_COMM_LEN`), in two words.
+pub type Comm = [u64; 2];
+
+/// What is known of a process that connects or listens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Process {
+    /// Process (thread group); 0 is empty.
+    pub pid: u64,
+    /// Name of the group leader, as `ps` shows it.
+    pub comm: Comm,
+    /// Its workload.
+    pub workload: u64,
+}
+
+/// Processes remembered; a power of two. Ids are given out in turn, so that
+/// their low bits are the best hash there is.
+pub const PROCESSES: u32 = 8192;
+
+/// Names of workloads that are known by their command name alone.
+pub const NAMES: u32 = 4096;
+
+/// Id of the root cgroup (`kernfs_create_root`, fs/kernfs/dir.c).
+pub const ROOT_CGROUP: u64 = 1;
+
+/// Set in a workload that is known by the command name.
+pub const BY_NAME: u64 = 1 << 63;
+
+/// The workload of a process with this name in this cgroup.
+#[must_use]
+#[inline(always)]
+pub const fn workload(cgroup: u64, comm: Comm) -> u64 {
+    if cgroup > ROOT_CGROUP {
+        return cgroup & !BY_NAME;
+    }
+    // The multiplier of MurmurHash3's finaliser (public domain).
+    let mixed = comm[0].wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let mixed = (mixed ^ mixed >> 29 ^ comm[1]).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    (mixed ^ mixed >> 29) | BY_NAME
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cause::OwnerSource;
+
+    #[test]
+    fn packed_and_unpacked() {
+        for is_kernel in [false, true] {
+            let holder = Holder {
+                pid: u32::MAX,
+                source: OwnerSource::Iterator as u8,
+                is_kernel,
+            };
+            assert_eq!(Holder::unpack(holder.pack()), holder);
+        }
+    }
+
+    #[test]
+    fn workloads_are_told_apart() {
+        let names = [[1, 0], [0, 1], [1, 1], [2, 0]];
+        for name in names {
+            assert_eq!(workload(4711, name), 4711);
+            for cgroup in [0, ROOT_CGROUP] {
+                assert!(workload(cgroup, name) & BY_NAME != 0);
+            }
+        }
+        let ids = names.map(|name| workload(ROOT_CGROUP, name));
+        assert!(
+            ids.iter()
+                .all(|id| ids.iter().filter(|other| *other == id).count() == 1)
+        );
+    }
+}

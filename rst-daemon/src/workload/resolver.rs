@@ -1,0 +1,116 @@
+//! Names the workloads that the programs know by number.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rst_common::owner::{BY_NAME, Comm, NAMES, ROOT_CGROUP};
+
+use super::cgroups::Cgroups;
+use super::choose;
+use crate::reset::Workload;
+use crate::text::until_zero;
+
+/// A workload by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// What it is called.
+    pub workload: Option<Workload>,
+    /// Path of its cgroup.
+    pub cgroup: Option<String>,
+}
+
+/// Looks a command name up that the programs have noted.
+pub type NameOf = Box<dyn Fn(u64) -> Option<Comm> + Send>;
+
+/// Names for numbers.
+pub struct Resolver {
+    cgroups: Option<Cgroups>,
+    name_of: NameOf,
+    names: HashMap<u64, Named>,
+}
+
+impl Resolver {
+    /// Without `cgroups` only command names are known.
+    #[must_use]
+    pub fn new(cgroups: Option<Cgroups>, name_of: NameOf) -> Self {
+        Self {
+            cgroups,
+            name_of,
+            names: HashMap::new(),
+        }
+    }
+
+    /// The workload with this number ([`rst_common::owner::workload`]); 0 has no
+    /// name.
+    pub fn resolve(&mut self, id: u64, now: Instant) -> Named {
+        if id == 0 || id == ROOT_CGROUP {
+            Named::default()
+        } else if id & BY_NAME != 0 {
+            self.by_name(id)
+        } else {
+            self.by_cgroup(id, now)
+        }
+    }
+
+    fn by_cgroup(&mut self, id: u64, now: Instant) -> Named {
+        let path: Option<Arc<str>> = self
+            .cgroups
+            .as_mut()
+            .and_then(|cgroups| cgroups.resolve(id, now));
+        Named {
+            workload: choose(path.as_deref(), None),
+            cgroup: path.map(|path| path.to_string()),
+        }
+    }
+
+    /// The programs note no more names than these, and never change one.
+    fn by_name(&mut self, id: u64) -> Named {
+        if let Some(named) = self.names.get(&id) {
+            return named.clone();
+        }
+        let Some([low, high]) = (self.name_of)(id) else {
+            return Named::default();
+        };
+        let bytes = [low.to_ne_bytes(), high.to_ne_bytes()].concat();
+        let named = Named {
+            workload: choose(None, Some(&until_zero(&bytes))),
+            cgroup: Some("/".to_owned()),
+        };
+        if self.names.len() < NAMES as usize {
+            self.names.insert(id, named.clone());
+        }
+        named
+    }
+}
+
+impl std::fmt::Debug for Resolver {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut debug = formatter.debug_struct("Resolver");
+        debug.field("cgroups", &self.cgroups);
+        debug.field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_names_what_has_no_cgroup() {
+        let comm = |id| (id == BY_NAME | 5).then(|| [u64::from_ne_bytes(*b"nginx\0xx"), 0]);
+        let mut resolver = Resolver::new(None, Box::new(comm));
+        let now = Instant::now();
+        let named = resolver.resolve(BY_NAME | 5, now);
+        let workload = named.workload.clone().unwrap();
+        assert_eq!(
+            (workload.kind.as_str(), workload.name.as_str()),
+            ("process", "nginx")
+        );
+        assert_eq!(named.cgroup.as_deref(), Some("/"));
+        assert_eq!(resolver.resolve(BY_NAME | 5, now), named);
+        for unknown in [0, ROOT_CGROUP, 4711, BY_NAME | 6] {
+            assert_eq!(resolver.resolve(unknown, now), Named::default());
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The processes that connect and listen, and the workloads they belong to.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid},
+};
+use rst_common::{
+    cause::OwnerSource,
+    layout::Field,
+    owner::{BY_NAME, Comm, Holder, PROCESSES as CAPACITY, Process, workload},
+};
+
+use crate::{
+    kernel::{self, Task},
+    maps::{NAMES, PROCESSES},
+};
+
+/// `PF_EXITING`, `include/linux/sched.h`.
+const PF_EXITING: u32 = 0x4;
+/// `PF_KTHREAD`, `include/linux/sched.h`.
+const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// Whose socket it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Owner {
+    /// [`Holder`] in a number, 0 where it is not known.
+    pub(crate) holder: u64,
+    /// [`workload`], 0 where it is not known.
+    pub(crate) workload: u64,
+}
+
+impl Owner {
+    /// Nobody known.
+    pub(crate) const UNKNOWN: Self = Self {
+        holder: 0,
+        workload: 0,
+    };
+}
+
+/// The process that runs now, as the owner of a socket. Only where it is certainly
+/// the one that uses it.
+#[inline(always)]
+pub(crate) fn current(source: OwnerSource) -> Owner {
+    // SAFETY: the helpers take nothing and return numbers.
+    let (pid, cgroup) = unsafe {
+        (
+            (bpf_get_current_pid_tgid() >> 32) as u32,
+            bpf_get_current_cgroup_id(),
+        )
+    };
+    owner(Task::current(), pid, cgroup, source)
+}
+
+/// The process of a task of an iterator.
+#[inline(always)]
+pub(crate) fn of(task: Task) -> Owner {
+    let cgroup = task
+        .follow(Field::TaskCgroups)
+        .follow(Field::CssSetCgroup)
+        .follow(Field::CgroupKn)
+        .get::<u64>(Field::KnId);
+    owner(
+        task,
+        task.get(Field::TaskTgid),
+        cgroup,
+        OwnerSource::Iterator,
+    )
+}
+
+#[inline(always)]
+fn owner(task: Task, pid: u32, cgroup: u64, source: OwnerSource) -> Owner {
+    let flags = task.get::<u32>(Field::TaskFlags);
+    let comm = name(task);
+    let workload = workload(cgroup, comm);
+    let is_kernel = kernel::flag(flags & PF_KTHREAD != 0) != 0;
+    if !is_kernel {
+        note(pid, comm, workload);
+    }
+    let pid = if is_kernel { 0 } else { pid };
+    Owner {
+        holder: Holder {
+            pid,
+            source: source as u8,
+            is_kernel,
+        }
+        .pack(),
+        workload,
+    }
+}
+
+/// The name of the group leader, as `ps` shows it.
+#[inline(always)]
+fn name(task: Task) -> Comm {
+    task.follow(Field::TaskGroupLeader).get(Field::TaskComm)
+}
+
+/// The current process by its name, unless it is the kernel itself.
+#[inline(always)]
+pub(crate) fn current_name() -> Option<Comm> {
+    let task = Task::current();
+    if task.get::<u32>(Field::TaskFlags) & PF_KTHREAD != 0 {
+        return None;
+    }
+    Some(name(task))
+}
+
+/// How the current process is exiting, as in `wait(2)`; `None` where it is not.
+#[inline(always)]
+pub(crate) fn exiting() -> Option<u32> {
+    let task = Task::current();
+    if kernel::flag(task.get::<u32>(Field::TaskFlags) & PF_EXITING != 0) == 0 {
+        return None;
+    }
+    let signal = task.follow(Field::TaskSignal);
+    Some(signal.get(Field::SignalExitCode))
+}
+
+/// Remembers the name of a process, for when it has gone.
+#[inline(always)]
+fn note(pid: u32, comm: Comm, workload: u64) {
+    let Some(process) = PROCESSES.get_ptr_mut(pid & (CAPACITY - 1)) else {
+        return;
+    };
+    // SAFETY: a valid map value.
+    let known = unsafe { read(process) };
+    if known.pid == u64::from(pid) && known.comm == comm && known.workload == workload {
+        return;
+    }
+    if workload & BY_NAME != 0 {
+        // Fails where it is known already; where the map is full, the workload
+        // has no name.
+        let _ = NAMES.insert(workload, comm, u64::from(BPF_NOEXIST));
+    }
+    // SAFETY: a valid map value. Readers look for the id first, so a half-written
+    // entry is nobody's.
+    unsafe {
+        ptr::write_volatile(&raw mut (*process).pid, 0);
+        ptr::write_volatile(&raw mut (*process).comm, comm);
+        ptr::write_volatile(&raw mut (*process).workload, workload);
+        ptr::write_volatile(&raw mut (*process).pid, u64::from(pid));
+    }
+}
+
+/// The name of a process that has connected or listened.
+#[inline(always)]
+pub(crate) fn name_of(pid: u32) -> Option<Comm> {
+    let process = PROCESSES.get_ptr_mut(pid & (CAPACITY - 1))?;
+    // SAFETY: a valid map value.
+    let known = unsafe { read(process) };
+    (known.pid == u64::from(pid)).then_some(known.comm)
+}
+
+/// An entry; its id is 0 where it has changed meanwhile.
+///
+/// # Safety
+/// `process` must point to a value of [`PROCESSES`].
+#[inline(always)]
+unsafe fn read(process: *mut Process) -> Process {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let pid = ptr::read_volatile(&raw const (*process).pid);
+        let comm = ptr::read_volatile(&raw const (*process).comm);
+        let workload = ptr::read_volatile(&raw const (*process).workload);
+        let unchanged = ptr::read_volatile(&raw const (*process).pid) == pid;
+        Process {
+            pid: if unchanged { pid } else { 0 },
+            comm,
+            workload,
+        }
+    }
+}
