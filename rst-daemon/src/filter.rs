@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ipnet::{IpNet, Ipv4Net};
-use rst_common::cause::Direction;
+use rst_common::cause::{Cause, Direction, Impact};
 use thiserror::Error;
 
 use crate::reset::Reset;
@@ -14,8 +14,12 @@ use crate::reset::Reset;
 /// Keys of the query, the flags without their dashes.
 mod key {
     pub(super) const DIRECTION: &str = "direction";
+    pub(super) const CAUSE: &str = "cause";
+    pub(super) const IMPACT: &str = "impact";
+    pub(super) const WORKLOAD: &str = "workload";
     pub(super) const PORT: &str = "port";
     pub(super) const PEER: &str = "peer";
+    pub(super) const PID: &str = "pid";
     pub(super) const NETNS: &str = "netns";
 }
 
@@ -25,12 +29,24 @@ pub struct Filter {
     /// Only resets that this host sent, or received
     #[arg(long, value_name = "sent|received", value_parser = direction_parser(), hide_possible_values = true)]
     pub direction: Option<Direction>,
+    /// Only this cause, such as unread_data
+    #[arg(long, value_name = "CAUSE", value_parser = cause_parser(), hide_possible_values = true)]
+    pub cause: Option<Cause>,
+    /// Only this impact, such as connection_broken
+    #[arg(long, value_name = "IMPACT", value_parser = impact_parser(), hide_possible_values = true)]
+    pub impact: Option<Impact>,
+    /// Only this workload: a unit, container or pod, such as nginx.service
+    #[arg(long, value_name = "NAME")]
+    pub workload: Option<String>,
     /// Only connections with this port at either end
     #[arg(long, value_name = "N")]
     pub port: Option<u16>,
     /// Only peers in this network, or with this address
     #[arg(long, value_name = "CIDR", value_parser = parse_peer)]
     pub peer: Option<IpNet>,
+    /// Only this process as the owner
+    #[arg(long, value_name = "N")]
+    pub pid: Option<u32>,
     /// Only this network namespace: the inode that `readlink /proc/PID/ns/net` shows
     #[arg(long, value_name = "N")]
     pub netns: Option<u32>,
@@ -41,7 +57,9 @@ pub struct Filter {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum FilterError {
     /// A key that no filter has.
-    #[error("unknown filter {0}; there are direction, port, peer and netns")]
+    #[error(
+        "unknown filter {0}; there are direction, cause, impact, workload, port, peer, pid and netns"
+    )]
     UnknownKey(Quoted),
     /// A key that stands twice.
     #[error("the filter {0} stands twice; give it once")]
@@ -89,11 +107,22 @@ impl Filter {
     pub fn matches(&self, reset: &Reset) -> bool {
         let Self {
             direction,
+            cause,
+            impact,
+            workload,
             port,
             peer,
+            pid,
             netns,
         } = self;
+        let (owner, of) = (reset.owner.as_ref(), reset.workload.as_ref());
         direction.is_none_or(|direction| reset.direction == direction.label())
+            && cause.is_none_or(|cause| reset.cause == cause.label())
+            && impact.is_none_or(|impact| reset.impact == impact.label())
+            && workload
+                .as_ref()
+                .is_none_or(|name| of.is_some_and(|of| of.name == *name))
+            && pid.is_none_or(|pid| owner.is_some_and(|owner| owner.pid == Some(pid)))
             && port.is_none_or(|port| {
                 let ends = [reset.local, reset.remote];
                 ends.iter().flatten().any(|end| end.port == port)
@@ -112,14 +141,22 @@ impl Filter {
     pub fn to_query(&self) -> String {
         let Self {
             direction,
+            cause,
+            impact,
+            workload,
             port,
             peer,
+            pid,
             netns,
         } = self;
         let pairs = [
             (key::DIRECTION, direction.map(|it| it.label().to_owned())),
+            (key::CAUSE, cause.map(|it| it.label().to_owned())),
+            (key::IMPACT, impact.map(|it| it.label().to_owned())),
+            (key::WORKLOAD, workload.clone()),
             (key::PORT, port.map(|it| it.to_string())),
             (key::PEER, peer.map(|it| it.to_string())),
+            (key::PID, pid.map(|it| it.to_string())),
             (key::NETNS, netns.map(|it| it.to_string())),
         ];
         let parts: Vec<String> = pairs
@@ -142,10 +179,23 @@ impl Filter {
                 key::DIRECTION => set(&mut filter.direction, key::DIRECTION, &value, |value| {
                     Direction::from_label(value).ok_or("expected sent or received")
                 }),
+                key::CAUSE => set(&mut filter.cause, key::CAUSE, &value, |value| {
+                    Cause::from_label(value).ok_or("expected a cause, see `rst explain`")
+                }),
+                key::IMPACT => set(&mut filter.impact, key::IMPACT, &value, |value| {
+                    Impact::from_label(value)
+                        .ok_or("expected uncertain, benign, connect_failed or connection_broken")
+                }),
+                key::WORKLOAD => set(&mut filter.workload, key::WORKLOAD, &value, |value| {
+                    Ok::<_, &str>(value.to_owned())
+                }),
                 key::PORT => set(&mut filter.port, key::PORT, &value, |value| {
                     value.parse().map_err(|_| "expected a number up to 65535")
                 }),
                 key::PEER => set(&mut filter.peer, key::PEER, &value, parse_peer),
+                key::PID => set(&mut filter.pid, key::PID, &value, |value| {
+                    value.parse().map_err(|_| "expected a number")
+                }),
                 key::NETNS => set(&mut filter.netns, key::NETNS, &value, |value| {
                     value.parse().map_err(|_| "expected a number")
                 }),
@@ -177,6 +227,16 @@ fn set<T, E: Into<String>>(
 fn direction_parser() -> impl TypedValueParser<Value = Direction> {
     PossibleValuesParser::new(Direction::ALL.iter().map(|it| it.label()))
         .try_map(|label| Direction::from_label(&label).ok_or("expected sent or received"))
+}
+
+fn cause_parser() -> impl TypedValueParser<Value = Cause> {
+    PossibleValuesParser::new(Cause::ALL.iter().map(|it| it.label()))
+        .try_map(|label| Cause::from_label(&label).ok_or("expected a cause"))
+}
+
+fn impact_parser() -> impl TypedValueParser<Value = Impact> {
+    PossibleValuesParser::new(Impact::ALL.iter().map(|it| it.label()))
+        .try_map(|label| Impact::from_label(&label).ok_or("expected an impact"))
 }
 
 /// An address or a network. Bits beyond the prefix are dropped, and
@@ -242,7 +302,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing;
+    use crate::{testing, workload};
 
     #[derive(Debug, Parser)]
     struct Flags {
@@ -268,10 +328,21 @@ mod tests {
 
     #[test]
     fn each_flag_restricts() {
-        // Received, 10.0.1.5:42310 <- 10.0.1.10:443, netns 4026531840.
+        // Received, peer_closed, connection_broken, 10.0.1.5:42310 <- 10.0.1.10:443,
+        // nginx[812], netns 4026531840.
+        let mut reset = testing::reset();
+        reset.workload = workload::of_cgroup("/system.slice/web.service");
         for (line, wanted) in [
             ("--direction received", true),
             ("--direction sent", false),
+            ("--cause peer_closed", true),
+            ("--cause refused", false),
+            ("--impact connection_broken", true),
+            ("--impact benign", false),
+            ("--workload web.service", true),
+            ("--workload web", false),
+            ("--pid 812", true),
+            ("--pid 813", false),
             ("--port 443", true),
             ("--port 42310", true),
             ("--port 80", false),
@@ -289,7 +360,7 @@ mod tests {
             ("--port 443 --peer 10.0.1.11", false),
         ] {
             let filter = flags(line).unwrap();
-            assert_eq!(filter.matches(&testing::reset()), wanted, "{line}");
+            assert_eq!(filter.matches(&reset), wanted, "{line}");
         }
     }
 
@@ -297,7 +368,14 @@ mod tests {
     fn an_unknown_fact_matches_no_restriction() {
         let mut reset = testing::reset();
         (reset.local, reset.remote, reset.netns) = (None, None, None);
-        for line in ["--port 443", "--peer 0.0.0.0/0", "--netns 1"] {
+        (reset.owner, reset.workload) = (None, None);
+        for line in [
+            "--port 443",
+            "--peer 0.0.0.0/0",
+            "--netns 1",
+            "--pid 812",
+            "--workload web.service",
+        ] {
             assert!(!flags(line).unwrap().matches(&reset), "{line}");
         }
     }
@@ -316,6 +394,11 @@ mod tests {
     fn bad_flags_are_one_usage_error() {
         for (line, part) in [
             ("--direction up", "[possible values: sent, received]"),
+            (
+                "--cause sunspots",
+                "invalid value 'sunspots' for '--cause <CAUSE>'",
+            ),
+            ("--impact bad", "connect_failed"),
             ("--port 65536", "invalid value '65536' for '--port <N>'"),
             ("--port -1", "unexpected argument '-1'"),
             ("--peer example.org", "expected an address or a network"),
@@ -335,17 +418,25 @@ mod tests {
     fn the_query_is_percent_encoded() {
         let filter = Filter {
             direction: Some(Direction::Sent),
+            cause: Some(Cause::LateData),
+            impact: Some(Impact::Benign),
+            workload: Some("a b.service".to_owned()),
             port: Some(443),
             peer: Some(peer("2001:db8::/32")),
+            pid: Some(812),
             netns: Some(7),
         };
         assert_eq!(
             filter.to_query(),
-            "direction=sent&port=443&peer=2001%3Adb8%3A%3A%2F32&netns=7"
+            "direction=sent&cause=late_data&impact=benign&workload=a%20b.service\
+             &port=443&peer=2001%3Adb8%3A%3A%2F32&pid=812&netns=7"
         );
         // Both need no encoding by RFC 3986 section 3.4, so people leave them.
         assert_eq!(
-            Filter::from_query("netns=7&peer=2001:db8::/32&port=443&direction=sent"),
+            Filter::from_query(
+                "netns=7&peer=2001:db8::/32&port=443&direction=sent&pid=812\
+                 &workload=a%20b.service&impact=benign&cause=late_data"
+            ),
             Ok(filter)
         );
     }
@@ -356,11 +447,13 @@ mod tests {
         for (query, message) in [
             (
                 "bogus=1",
-                "unknown filter \"bogus\"; there are direction, port, peer and netns",
+                "unknown filter \"bogus\"; there are direction, cause, impact, workload, port, \
+                 peer, pid and netns",
             ),
             (
                 "&",
-                "unknown filter \"\"; there are direction, port, peer and netns",
+                "unknown filter \"\"; there are direction, cause, impact, workload, port, \
+                 peer, pid and netns",
             ),
             (
                 "port=1&port=2",
@@ -412,11 +505,15 @@ mod tests {
         #[test]
         fn a_query_reads_back_as_the_filter(
             direction in prop::option::of(prop::sample::select(Direction::ALL)),
+            cause in prop::option::of(prop::sample::select(Cause::ALL)),
+            impact in prop::option::of(prop::sample::select(Impact::ALL)),
+            workload in any::<Option<String>>(),
             port in any::<Option<u16>>(),
             peer in prop::option::of(any_peer()),
+            pid in any::<Option<u32>>(),
             netns in any::<Option<u32>>(),
         ) {
-            let filter = Filter { direction, port, peer, netns };
+            let filter = Filter { direction, cause, impact, workload, port, peer, pid, netns };
             prop_assert_eq!(Filter::from_query(&filter.to_query()), Ok(filter));
         }
 
