@@ -1,35 +1,23 @@
 //! The service: bind, attach, read, serve, stop. The order matters: what a user
 //! can get wrong is found before anything is attached.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use rst_common::cause::Cause;
-use rst_common::classify::{Times, Verdict, classify};
-use rst_common::event::{self, Event};
-use rst_common::facts::Facts;
-use rst_common::history::Listened;
-use rst_common::reason::Reason;
 use tokio::sync::watch;
-use tracing::{Level, debug, enabled, info};
+use tracing::info;
 
-use crate::basis;
-use crate::clock::{Hz, WallClock};
 use crate::config::Config;
-use crate::hint;
-use crate::hint::estimator::Estimator;
 use crate::hub::Hub;
-use crate::join::{self, Joiner, owner_source};
+use crate::join::Joiner;
 use crate::kernel::counters::Counters;
-use crate::kernel::listeners::{Listeners, Stopped};
 use crate::kernel::load::{self, LoadError, Settings};
 use crate::kernel::ring::{Reader, ReaderStats};
 use crate::kernel::{kernel_log, preflight};
 use crate::metrics::{self, OwnersFound, Snapshot};
-use crate::reset::Reset;
+use crate::publish::{Host, Insight, Publisher};
 use crate::serve::{self, BindError, Readiness, Scrape, Serve};
 use crate::workload::cgroups::Cgroups;
 use crate::workload::resolver::Resolver;
@@ -55,11 +43,7 @@ pub enum DaemonError {
 pub struct Tracer {
     ebpf: aya::Ebpf,
     reader: Reader,
-    joiner: Arc<Joiner>,
-    resolver: Arc<Mutex<Resolver>>,
-    listeners: Arc<Listeners>,
-    hub: Hub,
-    insight: Insight,
+    publisher: Publisher,
     attached: Vec<&'static str>,
 }
 
@@ -85,7 +69,7 @@ impl Tracer {
         for field in &kernel.layout.absent {
             info!("this kernel lacks {field}: what it would tell is reported as unknown");
         }
-        let host = rustix::system::uname()
+        let name = rustix::system::uname()
             .nodename()
             .to_string_lossy()
             .into_owned();
@@ -93,12 +77,6 @@ impl Tracer {
         if !pids_match {
             info!("in a pid namespace: process ids are reported as unknown");
         }
-        let joiner = Arc::new(Joiner::new(
-            host,
-            kernel.layout.reason_names,
-            kernel.hz,
-            pids_match,
-        ));
         let reader = Reader::new(
             kernel.ring,
             kernel.control,
@@ -107,21 +85,20 @@ impl Tracer {
         )
         .map_err(DaemonError::Ring)?;
         let names = kernel.names;
-        let resolver = Resolver::new(cgroups(), Box::new(move |id| names.get(&id, 0).ok()));
+        let host = Arc::new(Host {
+            joiner: Joiner::new(name, kernel.layout.reason_names, kernel.hz, pids_match),
+            resolver: Mutex::new(Resolver::new(
+                cgroups(),
+                Box::new(move |id| names.get(&id, 0).ok()),
+            )),
+            listeners: kernel.listeners,
+        });
         give_memory_back();
         Ok((
             Self {
-                resolver: Arc::new(Mutex::new(resolver)),
-                listeners: Arc::new(kernel.listeners),
                 ebpf: kernel.ebpf,
                 reader,
-                joiner,
-                hub,
-                insight: Insight {
-                    estimator: Estimator::new(config.idle_ms.into()),
-                    times: kernel.times,
-                    owners: OwnersFound::default(),
-                },
+                publisher: Publisher::new(host, hub, Insight::new(config.idle_ms, kernel.times)),
                 attached: kernel.attached,
             },
             kernel.counters,
@@ -137,132 +114,22 @@ impl Tracer {
     ) -> Result<(), DaemonError> {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
-            let mut deliver = publisher(
-                &self.joiner,
-                &self.resolver,
-                &self.listeners,
-                &self.hub,
-                &mut self.insight,
-            );
-            tokio::select! {
-                biased;
-                () = &mut shutdown => break,
-                round = self.reader.round(&mut deliver) => round.map_err(DaemonError::Ring)?,
+            {
+                let mut deliver = self.publisher.round();
+                tokio::select! {
+                    biased;
+                    () = &mut shutdown => break,
+                    round = self.reader.round(&mut deliver) => round.map_err(DaemonError::Ring)?,
+                }
             }
-            drop(deliver);
-            after_round(self.reader.stats(), self.insight.owners);
+            after_round(self.reader.stats(), self.publisher.owners());
         }
         // Detaches: no event comes after this.
         drop(self.ebpf);
-        let mut deliver = publisher(
-            &self.joiner,
-            &self.resolver,
-            &self.listeners,
-            &self.hub,
-            &mut self.insight,
-        );
-        self.reader.finish(&mut deliver);
-        drop(deliver);
-        after_round(self.reader.stats(), self.insight.owners);
+        self.reader.finish(&mut self.publisher.round());
+        after_round(self.reader.stats(), self.publisher.owners());
         Ok(())
     }
-}
-
-/// What is learned from one event after the other.
-struct Insight {
-    estimator: Estimator,
-    times: Times,
-    owners: OwnersFound,
-}
-
-impl Insight {
-    /// Says once what the resets of a service have in common; that is the hint
-    /// of the one that shows it.
-    fn learn(&mut self, event: &Event, reset: &mut Reset, hz: Hz) {
-        let Some((key, observation)) = join::observation(event, reset, hz) else {
-            return;
-        };
-        if let Some(finding) = self.estimator.observe(key, observation) {
-            let finding = finding.to_string();
-            info!("{finding}");
-            reset.hint = Some(finding);
-        }
-    }
-
-    /// Decides once more, here: the kernel must have come to the same, and it
-    /// should not have needed the reason it was given.
-    fn check(&self, event: &Event) {
-        let verdict = |facts| {
-            let Verdict {
-                cause,
-                impact,
-                role,
-            } = classify(&facts, self.times);
-            [cause as u8, impact as u8, role as u8]
-        };
-        let told = [event.cause, event.impact, event.role];
-        let here = verdict(event.facts);
-        if here != told {
-            debug!("decided otherwise: {here:?} here, {told:?} in the kernel: {event:?}");
-        }
-        let withheld = verdict(Facts {
-            reason: Reason::Unspecified as u8,
-            ..event.facts
-        });
-        if withheld != here {
-            debug!("decided by the reason: {withheld:?} without, {here:?} with it: {event:?}");
-        }
-    }
-}
-
-/// Publishes the events of one round as resets. The wall clock is read once,
-/// with the first of them: the wait before it may have been long.
-fn publisher(
-    joiner: &Joiner,
-    resolver: &Mutex<Resolver>,
-    listeners: &Listeners,
-    hub: &Hub,
-    insight: &mut Insight,
-) -> impl FnMut(Event) {
-    let mut clock = None;
-    move |event| {
-        let timer =
-            Cause::from_byte(event.cause).is_some_and(|cause| hint::signature(cause).is_some());
-        if timer || hub.has_subscribers() {
-            let clock = *clock.get_or_insert_with(WallClock::now);
-            let now = Instant::now();
-            let mut resolver = lock(resolver);
-            let of = resolver.resolve(event.workload, now);
-            let mut reset = joiner.join(&event, clock, of);
-            if let Some(gone) = stopped(listeners, &event) {
-                let workload = resolver.resolve(gone.workload, now).workload;
-                let name = workload.as_ref().map(|workload| workload.name.as_str());
-                reset
-                    .basis
-                    .push_str(&basis::stopped(&gone, name, event.ktime_ns));
-            }
-            drop(resolver);
-            insight.learn(&event, &mut reset, joiner.hz());
-            hub.publish(reset);
-        }
-        insight.owners[owner_source(&event) as usize] += 1;
-        if enabled!(Level::DEBUG) {
-            insight.check(&event);
-        }
-    }
-}
-
-/// Who stopped listening where this segment went.
-fn stopped(listeners: &Listeners, event: &Event) -> Option<Stopped> {
-    if event.facts.listened != Listened::Before as u8 {
-        return None;
-    }
-    let netns = if event.known & event::known::NETNS_COOKIE != 0 {
-        event.netns_cookie
-    } else {
-        u64::from(event.netns)
-    };
-    listeners.stopped(netns, event.local_port)
 }
 
 /// Runs the service until `shutdown` resolves.
@@ -285,9 +152,7 @@ pub async fn run(
         scrape: scrape(
             counters,
             Arc::clone(&stats),
-            Arc::clone(&tracer.joiner),
-            Arc::clone(&tracer.resolver),
-            Arc::clone(&tracer.listeners),
+            tracer.publisher.host(),
             config.max_series,
             tracer.attached.clone(),
         ),
@@ -323,9 +188,7 @@ pub async fn run(
 fn scrape(
     counters: Counters,
     stats: Arc<Mutex<(ReaderStats, OwnersFound)>>,
-    joiner: Arc<Joiner>,
-    resolver: Arc<Mutex<Resolver>>,
-    listeners: Arc<Listeners>,
+    host: Arc<Host>,
     max_series: u32,
     attached: Vec<&'static str>,
 ) -> Scrape {
@@ -334,37 +197,24 @@ fn scrape(
         let counts = lock(&counters)
             .read()
             .map_err(|error| format!("cannot read the counts: {error}"))?;
-        let served = listeners.served();
+        let served = host.listeners.served();
         let mut workloads = counts.workloads();
         workloads.extend(served.iter().map(|served| served.workload));
-        let workloads = name_workloads(&mut lock(&resolver), workloads);
+        let workloads = host.labels(workloads);
         let (reader, owners) = *lock(&stats);
         let snapshot = Snapshot {
             counts,
             reader,
             owners,
             max_series,
-            hz: joiner.hz(),
+            hz: host.joiner.hz(),
             attached: attached.clone(),
             workloads,
             served,
         };
-        metrics::render(&snapshot, |raw| joiner.known_reason(raw))
+        metrics::render(&snapshot, |raw| host.joiner.known_reason(raw))
             .map_err(|error| error.to_string())
     })
-}
-
-/// The names of workloads that have one.
-fn name_workloads(
-    resolver: &mut Resolver,
-    workloads: impl IntoIterator<Item = u64>,
-) -> HashMap<u64, String> {
-    let now = Instant::now();
-    let named = workloads.into_iter().filter_map(|id| {
-        let workload = resolver.resolve(id, now).workload?;
-        Some((id, workload.name))
-    });
-    named.collect()
 }
 
 /// The names of cgroups, where there are any.

@@ -22,6 +22,7 @@ pub mod join;
 pub mod kernel;
 pub mod metrics;
 pub mod print;
+pub mod publish;
 pub mod reset;
 pub mod serve;
 pub mod text;

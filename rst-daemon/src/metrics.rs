@@ -2,6 +2,7 @@
 //! [`families`]. Names and labels are a public interface.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use prometheus::core::Collector as _;
 use prometheus::process_collector::ProcessCollector;
@@ -42,7 +43,7 @@ pub struct Snapshot {
     /// Names of the probes that are attached.
     pub attached: Vec<&'static str>,
     /// Names of the workloads in the counts, where they have one.
-    pub workloads: HashMap<u64, String>,
+    pub workloads: HashMap<u64, Arc<str>>,
     /// The ports that are served.
     pub served: Vec<Served>,
 }
@@ -51,7 +52,7 @@ impl Snapshot {
     fn workload(&self, workload: Label<u64>) -> &str {
         match workload {
             Label::None => UNKNOWN,
-            Label::Value(id) => self.workloads.get(&id).map_or(UNKNOWN, String::as_str),
+            Label::Value(id) => self.workloads.get(&id).map_or(UNKNOWN, |name| name),
             Label::Other => OTHER,
         }
     }
@@ -469,7 +470,7 @@ mod tests {
             max_series: 4096,
             hz: hz(),
             attached: vec!["tcp_send_reset"],
-            workloads: [8, 9].map(|id| (id, "web.service".to_owned())).into(),
+            workloads: [8, 9].map(|id| (id, "web.service".into())).into(),
             served: vec![Served {
                 workload: 8,
                 port: 80,

@@ -24,14 +24,12 @@ const SHORT_ID: usize = 12;
 /// Kinds of units that have a cgroup of their own (systemd.unit(5)).
 const UNIT_TYPES: [&str; 6] = ["service", "scope", "slice", "socket", "mount", "swap"];
 
-/// The workload of a cgroup, else the process itself: where nothing sorts
-/// processes into cgroups, all of them sit in the root.
+/// The process itself as a workload: where nothing sorts processes into cgroups,
+/// all of them sit in the root.
 #[must_use]
-pub fn choose(cgroup: Option<&str>, comm: Option<&str>) -> Option<Workload> {
-    cgroup.and_then(of_cgroup).or_else(|| {
-        comm.filter(|comm| !comm.trim().is_empty())
-            .map(|comm| workload("process", comm.trim()))
-    })
+pub fn of_comm(comm: &str) -> Option<Workload> {
+    let comm = comm.trim();
+    (!comm.is_empty()).then(|| workload("process", comm))
 }
 
 /// The workload that a cgroup path stands for: a path as `/proc/PID/cgroup`

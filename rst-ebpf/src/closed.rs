@@ -24,8 +24,9 @@ pub(crate) fn find(control: *mut Control, hash: u64) -> Option<Ending> {
         }
     }
     let ending = Ending::unpack(kernel::forget(found));
-    (ending.closed != Closed::Unknown as u8 && ending.age(now()) <= kernel::closed_window(control))
-        .then_some(ending)
+    (ending.closed != Closed::Unknown as u8
+        && Ending::between(ending.when, now()) <= kernel::closed_window(control))
+    .then_some(ending)
 }
 
 /// Asks for the memory that [`remember`] will need: it is seldom in the cache, and
@@ -54,10 +55,10 @@ pub(crate) fn remember(control: *mut Control, hash: u64, ending: Ending, start: 
         // SAFETY: a valid map value, whole 8-byte load.
         let word = unsafe { ptr::read_volatile(candidate) };
         let earlier = Ending::unpack(word);
-        let age = earlier.age(now);
+        let age = Ending::between(earlier.when, now);
         if Ending::is_of(word, hash) {
             let window = kernel::closed_window(control);
-            let is_earlier = now.wrapping_sub(start) < age && start != 0;
+            let is_earlier = start != 0 && Ending::between(start, now) < age;
             let settled = earlier.closed == Closed::Done as u8 && age <= window && !is_earlier;
             if settled && ending.closed != Closed::Done as u8 {
                 return;

@@ -81,6 +81,12 @@ pub(crate) fn begin(control: *mut Control, sk: Sock, owner: Owner) {
         return;
     };
     let key = key(netns, port);
+    // As what is accepted there is told of it.
+    let holder = Holder {
+        source: OwnerSource::Listener as u8,
+        ..Holder::unpack(owner.holder)
+    }
+    .pack();
     let any = if address == [0; 2] {
         tuple::families(sk)
     } else {
@@ -93,7 +99,7 @@ pub(crate) fn begin(control: *mut Control, sk: Sock, owner: Owner) {
         shared: 0,
         exited: 0,
         listening: 1,
-        holder: owner.holder,
+        holder,
         workload: owner.workload,
         stopped: 0,
         stopped_ns: 0,
@@ -122,10 +128,10 @@ pub(crate) fn begin(control: *mut Control, sk: Sock, owner: Owner) {
         }
         if (*listener).listening == 0 {
             (*listener).shared = 0;
-        } else if (*listener).holder != owner.holder {
+        } else if (*listener).holder != holder {
             (*listener).shared = 1;
         }
-        (*listener).holder = owner.holder;
+        (*listener).holder = holder;
         (*listener).workload = owner.workload;
         (*listener).listening += 1;
     }
@@ -166,20 +172,9 @@ pub(crate) fn owner(netns: u64, port: u16) -> Owner {
             ptr::read_volatile(&raw const (*listener).shared),
         )
     };
-    if shared != 0 {
-        // Which of them accepts is not known.
-        return Owner {
-            holder: 0,
-            workload,
-        };
-    }
-    let source = OwnerSource::Listener as u8;
-    let holder = Holder {
-        source,
-        ..Holder::unpack(holder)
-    };
     Owner {
-        holder: holder.pack(),
+        // Of several nobody knows which accepts.
+        holder: if shared == 0 { holder } else { 0 },
         workload,
     }
 }

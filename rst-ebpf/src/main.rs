@@ -36,7 +36,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, RawTracePointContext},
 };
 use rst_common::{
-    cause::{Cause, Direction, OwnerSource, Role, ends_connection, has_gap},
+    cause::{Cause, Direction, Role, ends_connection, has_gap},
     classify::{Verdict, classify_received, classify_sent, gap, role, turn_at_close, turn_at_fin},
     count::{ConnectionKey, CountKey},
     event::Control,
@@ -104,7 +104,7 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
         establish(sk);
     } else if new == state::LISTEN {
         // What the table holds is of an earlier socket at the same address.
-        listen(sk, process::current(OwnerSource::Connect), |_| false);
+        listen(sk, process::current(), false);
     } else if old == state::LISTEN {
         listeners::end(sk);
     } else if closes {
@@ -131,7 +131,7 @@ fn connect(sk: Sock) {
         state_before: 0,
         remote_port: gather::remote_port(sk),
     };
-    sockets::begin(sk, life, process::current(OwnerSource::Connect));
+    sockets::begin(sk, life, process::current());
 }
 
 /// A connection has come about. One that we asked for is known since its SYN, also
@@ -171,10 +171,10 @@ fn establish(sk: Sock) {
     });
 }
 
-/// A listener begins. Its entry in the table of sockets tells the iterator, which
-/// may come to a socket by several files, that it is known.
+/// A listener begins, or is found: then `once`, for the iterator may come to a
+/// socket by several files, and the table of sockets tells which it has seen.
 #[inline(always)]
-fn listen(sk: Sock, owner: Owner, known: impl FnOnce(bool) -> bool) {
+fn listen(sk: Sock, owner: Owner, once: bool) {
     let life = Life {
         start: 0,
         role: Role::Server as u8,
@@ -184,7 +184,7 @@ fn listen(sk: Sock, owner: Owner, known: impl FnOnce(bool) -> bool) {
     };
     let new = sockets::begin(sk, life, owner);
     if let Some(control) = CONTROL.get_ptr_mut(0)
-        && !known(!new)
+        && (new || !once)
     {
         listeners::begin(control, sk, owner);
     }
@@ -211,10 +211,16 @@ fn close(sk: Sock, old: u8) {
         return;
     };
     let hash = Tuple::of_socket(sk, local_port, remote_port).hash(net.id());
+    // Who was waited for matters where data may still come alone.
+    let turn = if closed as u8 == Closed::ByUs as u8 {
+        turn_at_close(&turn_facts(sk), kernel::times(control)) as u64
+    } else {
+        0
+    };
     let ending = Ending {
         when: 0,
         role: life.role,
-        turn: kernel::forget(turn_at_close(&turn_facts(sk), kernel::times(control)) as u64) as u8,
+        turn: kernel::forget(turn) as u8,
         closed: closed as u8,
     };
     closed::remember(control, hash, ending, Ending::time(life.start));
@@ -289,7 +295,7 @@ pub unsafe extern "C" fn sockets_at_start(ctx: *const *mut u8) -> i32 {
     }
     let state = sk.common::<u8>(Field::SkState).unwrap_or_default();
     if state == state::LISTEN {
-        listen(sk, owner, |known| known);
+        listen(sk, owner, true);
     } else if state == state::ESTABLISHED || state == state::CLOSE_WAIT {
         sockets::found(sk, gather::remote_port(sk), owner);
     }

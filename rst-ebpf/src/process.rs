@@ -39,10 +39,9 @@ impl Owner {
     };
 }
 
-/// The process that runs now, as the owner of a socket. Only where it is certainly
-/// the one that uses it.
+/// The process that runs now, as the one that connects or begins to listen.
 #[inline(always)]
-pub(crate) fn current(source: OwnerSource) -> Owner {
+pub(crate) fn current() -> Owner {
     // SAFETY: the helpers take nothing and return numbers.
     let (pid, cgroup) = unsafe {
         (
@@ -50,7 +49,7 @@ pub(crate) fn current(source: OwnerSource) -> Owner {
             bpf_get_current_cgroup_id(),
         )
     };
-    owner(Task::current(), pid, cgroup, source)
+    owner(Task::current(), pid, cgroup, OwnerSource::Connect)
 }
 
 /// The process of a task of an iterator.

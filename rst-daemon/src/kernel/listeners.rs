@@ -34,6 +34,7 @@ pub struct Served {
 }
 
 /// The kernel's table.
+#[derive(Debug)]
 pub struct Listeners(HashMap<MapData, RawKey, RawListener>);
 
 impl Listeners {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use rst_common::owner::{BY_NAME, Comm, NAMES, ROOT_CGROUP};
 
 use super::cgroups::Cgroups;
-use super::choose;
+use super::{of_cgroup, of_comm};
 use crate::reset::Workload;
 use crate::text::until_zero;
 
@@ -28,6 +28,7 @@ pub struct Resolver {
     cgroups: Option<Cgroups>,
     name_of: NameOf,
     names: HashMap<u64, Named>,
+    labels: HashMap<u64, Option<Arc<str>>>,
 }
 
 impl Resolver {
@@ -38,7 +39,22 @@ impl Resolver {
             cgroups,
             name_of,
             names: HashMap::new(),
+            labels: HashMap::new(),
         }
+    }
+
+    /// The name that counts of a workload are published under, `None` for ever
+    /// where it had none the first time: a count that moved from one name to
+    /// another would make a counter fall. As many are kept as there are keys in
+    /// the kernel's maps of counts, which keep theirs too.
+    pub fn label(&mut self, id: u64, now: Instant) -> Option<Arc<str>> {
+        if let Some(label) = self.labels.get(&id) {
+            return label.clone();
+        }
+        let workload = self.resolve(id, now).workload;
+        let label: Option<Arc<str>> = workload.map(|workload| workload.name.into());
+        self.labels.insert(id, label.clone());
+        label
     }
 
     /// The workload with this number ([`rst_common::owner::workload`]); 0 has no
@@ -59,7 +75,7 @@ impl Resolver {
             .as_mut()
             .and_then(|cgroups| cgroups.resolve(id, now));
         Named {
-            workload: choose(path.as_deref(), None),
+            workload: path.as_deref().and_then(of_cgroup),
             cgroup: path.map(|path| path.to_string()),
         }
     }
@@ -74,7 +90,7 @@ impl Resolver {
         };
         let bytes = [low.to_ne_bytes(), high.to_ne_bytes()].concat();
         let named = Named {
-            workload: choose(None, Some(&until_zero(&bytes))),
+            workload: of_comm(&until_zero(&bytes)),
             cgroup: Some("/".to_owned()),
         };
         if self.names.len() < NAMES as usize {
@@ -112,5 +128,20 @@ mod tests {
         for unknown in [0, ROOT_CGROUP, 4711, BY_NAME | 6] {
             assert_eq!(resolver.resolve(unknown, now), Named::default());
         }
+    }
+
+    #[test]
+    fn a_label_stays_what_it_was() {
+        let asked = std::sync::atomic::AtomicBool::new(false);
+        let later = move |_| {
+            let known = asked.swap(true, std::sync::atomic::Ordering::Relaxed);
+            known.then(|| [u64::from_ne_bytes(*b"nginx\0xx"), 0])
+        };
+        let mut resolver = Resolver::new(None, Box::new(later));
+        let now = Instant::now();
+        assert_eq!(resolver.label(BY_NAME | 5, now), None);
+        assert!(resolver.resolve(BY_NAME | 5, now).workload.is_some());
+        assert_eq!(resolver.label(BY_NAME | 5, now), None);
+        assert_eq!(resolver.label(BY_NAME | 6, now).as_deref(), Some("nginx"));
     }
 }

@@ -369,17 +369,8 @@ fn names_are_bounded() {
 
 #[test]
 fn a_process_in_the_root_goes_by_its_command() {
-    let choose = |cgroup, comm| choose(cgroup, comm);
-    assert_eq!(
-        choose(Some("/system.slice/nginx.service"), Some("nginx")),
-        Some(workload("systemd", "nginx.service"))
-    );
-    let process = Some(workload("process", "nginx"));
-    assert_eq!(choose(Some("/"), Some("nginx")), process);
-    assert_eq!(choose(None, Some("nginx\n")), process);
-    assert_eq!(choose(Some("/"), Some(" ")), None);
-    assert_eq!(choose(Some("/"), None), None);
-    assert_eq!(choose(None, None), None);
+    assert_eq!(of_comm("nginx\n"), Some(workload("process", "nginx")));
+    assert_eq!(of_comm(" "), None);
 }
 
 #[test]
@@ -456,7 +447,8 @@ proptest! {
         comm in any::<String>(),
     ) {
         let path = pieces.concat();
-        if let Some(Workload { kind, name, pod_uid }) = choose(Some(&path), Some(&comm)) {
+        for workload in [of_cgroup(&path), of_comm(&comm)].into_iter().flatten() {
+            let Workload { kind, name, pod_uid } = workload;
             prop_assert!(!name.is_empty(), "{path:?}");
             prop_assert!(name.chars().count() <= MAX_NAME, "{path:?}");
             prop_assert_eq!(pod_uid.is_some(), kind == "kubernetes", "{:?}", path);
