@@ -4,6 +4,8 @@
 //! Sockets and endings are in tables of fixed size, made of small sets. Nothing is allocated for a socket, nothing is ever refused: a
 //! collision forgets the older entry, and what is forgotten reads as unknown.
 
+use crate::cause::{Role, Turn};
+
 /// What became of a connection that a segment belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -92,6 +94,19 @@ pub struct Life {
 const START_MASK: u64 = (1 << 40) - 1;
 
 impl Life {
+    /// Nothing but the remote port.
+    #[must_use]
+    #[inline(always)]
+    pub const fn unknown(remote_port: u16) -> Self {
+        Self {
+            start: 0,
+            role: Role::Unknown as u8,
+            turn: Turn::Unknown as u8,
+            state_before: 0,
+            remote_port,
+        }
+    }
+
     /// As a number.
     #[must_use]
     #[inline(always)]
@@ -371,7 +386,6 @@ pub fn bucket_bounds(jiffies_per_second: u32) -> [u32; BUCKET_SLOTS] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cause::Role;
 
     #[test]
     fn packed_and_unpacked() {
@@ -417,10 +431,7 @@ mod tests {
     fn age_goes_on_where_the_start_wraps() {
         let life = Life {
             start: Life::start_of((1 << 40) - 10),
-            role: 0,
-            turn: 0,
-            state_before: 0,
-            remote_port: 0,
+            ..Life::unknown(0)
         };
         assert_eq!(life.age((1 << 40) + 5), 15);
     }

@@ -1,10 +1,9 @@
 //! The library behind `rst`: load the probes, read events and counts, join
 //! them with what the host knows, serve them.
 //!
-//! I/O lives in `kernel`, `serve`, `client`, `print`, `workload::cgroups` and
-//! `daemon`; everything
-//! between an [`rst_common::event::Event`] and its text, JSON or metrics is
-//! pure.
+//! I/O lives in `kernel`, `serve`, `client`, `print`, `workload::cgroups`,
+//! `publish` and `daemon`; all else between an [`rst_common::event::Event`] and its
+//! text, JSON or metrics is pure.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 pub mod basis;

@@ -127,9 +127,7 @@ fn connect(sk: Sock) {
         // SAFETY: takes no argument and reads a kernel variable.
         start: Life::start_of(unsafe { bpf_jiffies64() }),
         role: Role::Client as u8,
-        turn: 0,
-        state_before: 0,
-        remote_port: gather::remote_port(sk),
+        ..Life::unknown(gather::remote_port(sk))
     };
     sockets::begin(sk, life, process::current());
 }
@@ -158,9 +156,7 @@ fn establish(sk: Sock) {
         // SAFETY: takes no argument and reads a kernel variable.
         start: Life::start_of(unsafe { bpf_jiffies64() }),
         role: Role::Server as u8,
-        turn: 0,
-        state_before: 0,
-        remote_port,
+        ..Life::unknown(remote_port)
     };
     sockets::begin(sk, life, owner);
     count::connection(&ConnectionKey {
@@ -176,11 +172,8 @@ fn establish(sk: Sock) {
 #[inline(always)]
 fn listen(sk: Sock, owner: Owner, once: bool) {
     let life = Life {
-        start: 0,
         role: Role::Server as u8,
-        turn: 0,
-        state_before: 0,
-        remote_port: 0,
+        ..Life::unknown(0)
     };
     let new = sockets::begin(sk, life, owner);
     if let Some(control) = CONTROL.get_ptr_mut(0)

@@ -3,10 +3,7 @@
 
 use core::ptr;
 
-use rst_common::{
-    cause::Role,
-    history::{Life, Set, Slot, WAYS, socket_hash},
-};
+use rst_common::history::{Life, Set, Slot, WAYS, socket_hash};
 
 use crate::{
     kernel::{self, Sock},
@@ -67,14 +64,7 @@ pub(crate) fn found(sk: Sock, remote_port: u16, owner: Owner) {
     };
     let (slot, known) = choose(set, sk);
     if !known {
-        let life = Life {
-            start: 0,
-            role: Role::Unknown as u8,
-            turn: 0,
-            state_before: 0,
-            remote_port,
-        };
-        write(slot, sk, life, Some(owner));
+        write(slot, sk, Life::unknown(remote_port), Some(owner));
     }
 }
 
@@ -93,13 +83,7 @@ pub(crate) fn peer_closed(sk: Sock, remote_port: u16, turn: u8) {
 /// Changes what is known of a socket; the result.
 #[inline(always)]
 fn update(sk: Sock, remote_port: u16, change: impl FnOnce(&mut Life)) -> Life {
-    let mut life = Life {
-        start: 0,
-        role: Role::Unknown as u8,
-        turn: 0,
-        state_before: 0,
-        remote_port,
-    };
+    let mut life = Life::unknown(remote_port);
     let Some(set) = set(sk) else {
         change(&mut life);
         return life;

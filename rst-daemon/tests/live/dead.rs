@@ -4,10 +4,8 @@
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Command;
-use std::time::Duration;
 
 use rst_common::tcp::state;
-use rustix::net::sockopt;
 use serde_json::{Value, json};
 
 use crate::expect::{no_socket, received, sent, socket};
@@ -196,10 +194,6 @@ fn unreachable_pair(lab: &Lab, ends: Family) -> Pair {
     lab.netns
         .ip(&["addr", "del", &format!("{server}/{prefix}"), "dev", "lo"]);
     lab.netns.ip(&["route", "add", "blackhole", &server]);
-    let second = Duration::from_secs(1);
-    sockopt::set_tcp_keepidle(&pair.client, second).unwrap();
-    sockopt::set_tcp_keepintvl(&pair.client, second).unwrap();
-    sockopt::set_tcp_keepcnt(&pair.client, 1).unwrap();
-    sockopt::set_socket_keepalive(&pair.client, true).unwrap();
+    tcp::probe_once(&pair.client);
     pair
 }

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use rst_common::tcp::state;
 use rustix::process::Signal;
 
 use crate::collect::{DEADLINE, wait_until};
@@ -96,25 +97,17 @@ impl Drop for Server {
 pub(crate) fn wait_listening(netns: &Netns, port: u16) {
     netns.inside(|| {
         wait_until("a server listens", || {
-            ends(port).iter().any(|end| end.state == LISTEN)
+            ends(port).iter().any(|end| end.state == state::LISTEN)
         });
     });
 }
-
-/// A state of the kernel's table.
-pub(crate) const ESTABLISHED: u8 = 1;
-
-/// Likewise.
-pub(crate) const FIN_WAIT1: u8 = 4;
-
-const LISTEN: u8 = 10;
 
 /// One end of a connection, as the kernel's table shows it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct End {
     /// The other end's port.
     pub(crate) peer_port: u16,
-    /// A state of the table.
+    /// A number of [`rst_common::tcp::state`].
     pub(crate) state: u8,
 }
 

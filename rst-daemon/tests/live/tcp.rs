@@ -233,6 +233,15 @@ pub(crate) fn set_option(socket: impl AsFd, option: i32, value: i32) {
     );
 }
 
+/// Turns keep-alive on: one probe after a second, and a second for its answer.
+pub(crate) fn probe_once(socket: &TcpStream) {
+    let second = Duration::from_secs(1);
+    sockopt::set_tcp_keepidle(socket, second).unwrap();
+    sockopt::set_tcp_keepintvl(socket, second).unwrap();
+    sockopt::set_tcp_keepcnt(socket, 1).unwrap();
+    sockopt::set_socket_keepalive(socket, true).unwrap();
+}
+
 /// Closes with SO_LINGER on and no time: the application asks for a reset.
 pub(crate) fn abort(socket: TcpStream) {
     sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).unwrap();

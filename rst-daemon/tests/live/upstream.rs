@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::thread::sleep;
 use std::time::Duration;
 
+use rst_common::tcp::state;
 use serde_json::{Value, json};
 
 use crate::collect::wait_until;
@@ -13,7 +14,7 @@ use crate::expect::verdict;
 use crate::lab::Lab;
 use crate::line::{Line, TUN};
 use crate::netns::{Family, Netns};
-use crate::programs::{ESTABLISHED, End, FIN_WAIT1, Server, ends, http};
+use crate::programs::{End, Server, ends, http};
 use crate::tcp;
 
 /// nginx.
@@ -148,9 +149,12 @@ fn cross(lab: &Lab, site: &Site, path: &str) -> u16 {
 fn gunicorn_closes() -> u16 {
     let find = |state| ends(PORT).into_iter().find(|end| end.state == state);
     let mut closing: Option<End> = None;
-    assert!(find(ESTABLISHED).is_some(), "nginx keeps its connection");
+    assert!(
+        find(state::ESTABLISHED).is_some(),
+        "nginx keeps its connection"
+    );
     wait_until("gunicorn closes", || {
-        closing = find(FIN_WAIT1);
+        closing = find(state::FIN_WAIT1);
         closing.is_some()
     });
     closing.expect("just found").peer_port

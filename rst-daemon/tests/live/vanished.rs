@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rst_common::tcp::state;
-use rustix::net::sockopt;
 use serde_json::json;
 
 use crate::expect::verdict;
@@ -33,11 +32,7 @@ fn probes_over_a_dead_line_run_out() {
         let mut pair = Pair::across(&lab.netns, &far, family);
         pair.ask(b"question");
         pair.answer(b"answer");
-        let second = Duration::from_secs(1);
-        sockopt::set_tcp_keepidle(&pair.client, second).unwrap();
-        sockopt::set_tcp_keepintvl(&pair.client, second).unwrap();
-        sockopt::set_tcp_keepcnt(&pair.client, 1).unwrap();
-        sockopt::set_socket_keepalive(&pair.client, true).unwrap();
+        tcp::probe_once(&pair.client);
         pair
     });
     line.blackhole(true);

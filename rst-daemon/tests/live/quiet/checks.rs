@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use rst_common::tcp::state;
 use rustix::process::Signal;
 
 use super::nginx::{Nginx, PATIENT, PATIENT_TLS, TOOLS};
@@ -10,6 +11,7 @@ use crate::collect::wait_until;
 use crate::lab::Lab;
 use crate::netns::FAMILIES;
 use crate::process::Process;
+use crate::programs::ends;
 use crate::watcher::Seen;
 
 /// Where HAProxy serves.
@@ -21,6 +23,8 @@ const CHECKS: usize = 10;
 /// A running HAProxy.
 struct Haproxy {
     process: Process,
+    /// The servers'.
+    port: u16,
 }
 
 impl Haproxy {
@@ -51,7 +55,7 @@ listen front
         haproxy.args(["-db", "-f"]).arg(file);
         let process = Process::start(haproxy);
         wait_listening(lab, &[FRONT]);
-        Self { process }
+        Self { process, port }
     }
 
     /// Lets the checks that are under way end, then HAProxy.
@@ -65,6 +69,13 @@ listen front
             !check_states(lab)
                 .iter()
                 .any(|state| state.starts_with("* "))
+        });
+        // A check may have its result before its connection is closed, which
+        // nginx has begun.
+        wait_until("the last check has closed", || {
+            let closing = [state::FIN_WAIT1, state::FIN_WAIT2, state::CLOSING];
+            let ends = lab.inside(|| ends(self.port));
+            !ends.iter().any(|end| closing.contains(&end.state))
         });
         self.process.signal(Signal::TERM);
         self.process.wait(PATIENCE);
