@@ -112,10 +112,34 @@ labels! {
         Current = "current",
         /// It made the connection.
         Connect = "connect",
+        /// It accepted the connection.
+        Accept = "accept",
         /// It listens where the connection was accepted.
         Listener = "listener",
         /// It held the socket when the daemon started.
         Iterator = "iterator",
+    }
+}
+
+labels! {
+    /// Why a reset that arrived changed nothing.
+    Ignored {
+        /// No connection of these addresses and ports.
+        NoSocket = "no_socket",
+        /// A connection that was being made: its request is given up, and the
+        /// listener stays.
+        Embryonic = "embryonic",
+        /// A connection that had ended.
+        TimeWait = "time_wait",
+        /// Its sequence number is none that the peer could have used now.
+        OutOfWindow = "out_of_window",
+        /// Its sequence number is near, but not the next one: the peer is asked
+        /// (RFC 5961).
+        ChallengeAck = "challenge_ack",
+        /// Its checksum is wrong.
+        BadChecksum = "bad_checksum",
+        /// The kernel does not say.
+        Other = "other",
     }
 }
 

@@ -21,13 +21,19 @@ pub struct CountKey {
     /// Bucket of the silence before it plus one, for causes that have one
     /// ([`Cause::has_gap`]); else 0.
     pub gap: u8,
-    /// The service's port in host byte order, 0 where there is none to name.
+    /// The service's port in host byte order, 0 where there is none to name,
+    /// [`OTHER_PORT`] where there was no room for it.
     pub port: u16,
     /// Whose socket it was ([`crate::owner::workload`]), 0 where that is not known.
     pub workload: u64,
 }
 
 const _: () = assert!(size_of::<CountKey>() == 16);
+
+/// What stands for the ports that there was no room to tell apart, so that a
+/// process can't fill the maps by the ports it connects to or listens on. The port
+/// of this number is one of them.
+pub const OTHER_PORT: u16 = u16::MAX;
 
 /// Value of the count map, one for each CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,9 +47,46 @@ pub struct CountValue {
     pub retracted: u64,
     /// Jiffies of silence before them, where the key has a bucket.
     pub gap: u64,
+    /// [`Recent`] in a number.
+    pub recent: u64,
 }
 
-const _: () = assert!(size_of::<CountValue>() == 24);
+const _: () = assert!(size_of::<CountValue>() == 32);
+
+/// How many resets of a key a CPU has seen in the present period of the budget of
+/// detail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recent {
+    /// The period ([`crate::event::Control::period`]).
+    pub period: u32,
+    /// Resets in it.
+    pub resets: u32,
+}
+
+impl Recent {
+    /// One more in this period.
+    #[must_use]
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "cut to the parts it is made of"
+    )]
+    pub const fn next(word: u64, period: u32) -> Self {
+        let resets = if (word >> 32) as u32 == period {
+            (word as u32).saturating_add(1)
+        } else {
+            1
+        };
+        Self { period, resets }
+    }
+
+    /// As a number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        (self.period as u64) << 32 | self.resets as u64
+    }
+}
 
 /// Directions, as a size.
 const DIRECTIONS: usize = 2;
@@ -107,6 +150,16 @@ pub const fn ages_retracted_index(cause: u8) -> u32 {
     narrow(DIRECTIONS * CAUSES) + index_of(0, cause)
 }
 
+/// Entries of the array of what became of the detailed events.
+pub const DETAIL_ENTRIES: usize = CAUSES;
+
+/// Where those of a cause are. Always below [`DETAIL_ENTRIES`].
+#[must_use]
+#[inline(always)]
+pub const fn detail_index(cause: u8) -> u32 {
+    index_of(0, cause)
+}
+
 /// Where a direction and cause are in an array by both.
 #[inline(always)]
 const fn index_of(direction: u8, cause: u8) -> u32 {
@@ -129,7 +182,8 @@ const fn narrow(index: usize) -> u32 {
 pub struct ConnectionKey {
     /// Whose it is ([`crate::owner::workload`]), 0 where that is not known.
     pub workload: u64,
-    /// The service's port in host byte order, 0 where there is none to name.
+    /// The service's port in host byte order, 0 where there is none to name,
+    /// [`OTHER_PORT`] where there was no room for it.
     pub port: u16,
     /// [`crate::cause::Role`] as a byte.
     pub role: u8,
@@ -138,3 +192,22 @@ pub struct ConnectionKey {
 }
 
 const _: () = assert!(size_of::<ConnectionKey>() == 16);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_period_begins_anew() {
+        let first = Recent::next(0, 7);
+        assert_eq!((first.period, first.resets), (7, 1));
+        let second = Recent::next(first.pack(), 7);
+        assert_eq!((second.period, second.resets), (7, 2));
+        assert_eq!(Recent::next(second.pack(), 8).resets, 1);
+        let most = Recent {
+            period: 7,
+            resets: u32::MAX,
+        };
+        assert_eq!(Recent::next(most.pack(), 7), most);
+    }
+}

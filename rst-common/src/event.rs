@@ -148,6 +148,10 @@ pub struct Control {
     /// Detailed events the reader allows, counted from the start; the reader
     /// tops it up, so a reader that has stopped stops the detail by itself.
     pub allowed: u64,
+    /// Of these, how many are left to keys that have had less than their share.
+    pub reserve: u64,
+    /// Counts the periods of the shares.
+    pub period: u64,
     /// Jiffies after which a connection counts as idle.
     pub idle: u64,
     /// Microseconds of a jiffy.
@@ -162,21 +166,26 @@ pub struct Control {
     /// 1 where listeners may be unknown: the table was full, or those from
     /// before the start could not be found.
     pub listeners_forgotten: u64,
+    /// Resets of a key in a period, on each CPU, that are told in detail before
+    /// the reserve is closed to it.
+    pub share: u64,
+    /// Keeps the next one apart.
+    pub pad: [u64; 5],
     /// Detailed events sent, counted from the start. May overshoot `allowed`
     /// by one for each CPU. On a cache line of its own: every CPU reads the
     /// fields above for every reset, and writes this only when it sends detail.
     pub used: u64,
     /// Keeps it so.
-    pub pad: [u64; 7],
+    pub pad2: [u64; 7],
     /// [`crate::history::bucket_bounds`].
     pub buckets: [u32; BUCKET_SLOTS],
 }
 
-const _: () = assert!(core::mem::offset_of!(Control, used) == 64);
-const _: () = assert!(core::mem::offset_of!(Control, buckets) == 128);
+const _: () = assert!(core::mem::offset_of!(Control, used) == 128);
+const _: () = assert!(core::mem::offset_of!(Control, buckets) == 192);
 
-/// What became of the detailed events, one for each CPU. The counts of resets
-/// never depend on these.
+/// What became of the detailed events, one for each cause and CPU. The counts of
+/// resets never depend on these.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct DetailStats {

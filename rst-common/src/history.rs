@@ -333,13 +333,18 @@ pub struct Listener {
     pub stopped: u64,
     /// The same on `CLOCK_MONOTONIC`, nanoseconds.
     pub stopped_ns: u64,
-    /// How its process was exiting then, as in `wait(2)`.
+    /// When somebody began to listen where nobody did, `CLOCK_MONOTONIC`,
+    /// nanoseconds.
+    pub started_ns: u64,
+    /// Resets that were sent there for want of a listener since `stopped`.
+    pub resets: u64,
+    /// How its process was exiting when it stopped, as in `wait(2)`.
     pub exit_code: u32,
     /// Padding.
     pub pad: u32,
 }
 
-const _: () = assert!(size_of::<ListenerKey>() == 16 && size_of::<Listener>() == 64);
+const _: () = assert!(size_of::<ListenerKey>() == 16 && size_of::<Listener>() == 80);
 
 impl Listener {
     /// Whether a segment to this address, of this family ([`ANY_V4`] or

@@ -131,6 +131,7 @@ fields! {
     SkbLen = sk_buff.len: Kind::Int(4), Required;
     SkbDataLen = sk_buff.data_len: Kind::Int(4), Required;
     SkbNetworkHeader = sk_buff.network_header: Kind::Int(2), Required;
+    SkbTransportHeader = sk_buff.transport_header: Kind::Int(2), Optional;
     SkbDev = sk_buff.dev: Kind::Pointer, Required;
     DevNet = net_device.nd_net.net: Kind::Pointer, Required;
 

@@ -8,6 +8,7 @@
 pub mod cause;
 pub mod classify;
 pub mod count;
+pub mod drops;
 pub mod event;
 pub mod facts;
 pub mod history;

@@ -277,6 +277,7 @@ mod tests {
             workload: 7,
             at_ns: 1_000_000_000,
             exit_code: Some(9),
+            resets: 1,
         };
         let tell = |gone: Stopped, name| stopped(&gone, name, 3_100_000_000);
         assert_eq!(

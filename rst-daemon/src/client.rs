@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::filter::Filter;
-use crate::reset::Reset;
+use crate::reset::{Reset, Restarted, Told};
 use crate::text;
 
 /// Longest line, and longest event, of the stream.
@@ -75,8 +75,8 @@ pub enum ClientError {
 /// One thing that the daemon told.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Item {
-    /// A reset, and the JSON it came as.
-    Reset(Box<Reset>, String),
+    /// What the daemon tells, and the JSON it came as.
+    Told(Told, String),
     /// So many resets were not told, because this end was too slow.
     Missed(u64),
 }
@@ -299,8 +299,13 @@ fn item(kind: &str, data: String) -> Result<Option<Item>, ClientError> {
     match kind {
         _ if data.is_empty() => Ok(None),
         "" => {
-            let reset = serde_json::from_str(&data).map_err(|error| event_error(&error))?;
-            Ok(Some(Item::Reset(Box::new(reset), data)))
+            let reset: Reset = serde_json::from_str(&data).map_err(|error| event_error(&error))?;
+            Ok(Some(Item::Told(reset.into(), data)))
+        }
+        "restart" => {
+            let restarted: Restarted =
+                serde_json::from_str(&data).map_err(|error| event_error(&error))?;
+            Ok(Some(Item::Told(restarted.into(), data)))
         }
         "missed" => {
             let Missed { missed } =

@@ -31,6 +31,9 @@ const RING_BYTES: RangeInclusive<u32> = 4096..=1 << 30;
 /// Smallest and largest count table.
 const MAX_SERIES: RangeInclusive<u32> = 64..=1_000_000;
 
+/// Fewest and most ports, or workloads, told apart.
+const MAX_LABELS: RangeInclusive<u32> = 1..=65_534;
+
 /// Shortest and longest silence that can count as idle: below a jiffy nothing
 /// can be told, above a day nothing is idle.
 const IDLE_MS: RangeInclusive<u32> = 10..=86_400_000;
@@ -58,6 +61,10 @@ pub struct Config {
     pub ring_bytes: u32,
     /// Entries of the kernel's count map.
     pub max_series: u32,
+    /// Ports told apart in the metrics.
+    pub max_ports: u32,
+    /// Workloads told apart in the metrics.
+    pub max_workloads: u32,
     /// Silence after which a connection counts as idle, milliseconds.
     pub idle_ms: u32,
     /// Service ports that carry many requests at once.
@@ -76,6 +83,8 @@ impl Default for Config {
             details_per_second: 2000,
             ring_bytes: 1 << 20,
             max_series: 4096,
+            max_ports: 1000,
+            max_workloads: 1000,
             idle_ms: 1000,
             multiplexed_ports: MULTIPLEXED_PORTS.to_vec(),
             tracked_sockets: 1 << 16,
@@ -207,6 +216,10 @@ impl Config {
             }
             "ring_bytes" => ring_bytes(content).map(|bytes| self.ring_bytes = bytes),
             "max_series" => integer(content, MAX_SERIES).map(|series| self.max_series = series),
+            "max_ports" => integer(content, MAX_LABELS).map(|ports| self.max_ports = ports),
+            "max_workloads" => {
+                integer(content, MAX_LABELS).map(|workloads| self.max_workloads = workloads)
+            }
             "idle_ms" => integer(content, IDLE_MS).map(|silence| self.idle_ms = silence),
             "multiplexed_ports" => ports(content).map(|ports| self.multiplexed_ports = ports),
             "tracked_sockets" => {
@@ -345,12 +358,14 @@ mod tests {
     use super::*;
     use crate::testing::TempDir;
 
-    const KEYS: [&str; 9] = [
+    const KEYS: [&str; 11] = [
         "listen",
         "socket",
         "details_per_second",
         "ring_bytes",
         "max_series",
+        "max_ports",
+        "max_workloads",
         "idle_ms",
         "multiplexed_ports",
         "tracked_sockets",
@@ -380,7 +395,8 @@ mod tests {
     #[test]
     fn every_key_is_taken_over() {
         let text = "listen = '[::1]:9'\nsocket = '/s'\ndetails_per_second = 0\n\
-                    ring_bytes = 0x1000\nmax_series = 1_000_000\nidle_ms = 10\n\
+                    ring_bytes = 0x1000\nmax_series = 1_000_000\nmax_ports = 1\n\
+                    max_workloads = 2\nidle_ms = 10\n\
                     multiplexed_ports = [1, 65535]\ntracked_sockets = 100\n\
                     closed_connections = 64\n";
         let expected = Config {
@@ -389,6 +405,8 @@ mod tests {
             details_per_second: 0,
             ring_bytes: 4096,
             max_series: 1_000_000,
+            max_ports: 1,
+            max_workloads: 2,
             idle_ms: 10,
             multiplexed_ports: vec![1, 65535],
             tracked_sockets: 100,

@@ -14,7 +14,7 @@ use crate::hub::Hub;
 use crate::join::Joiner;
 use crate::kernel::counters::Counters;
 use crate::kernel::load::{self, LoadError, Settings};
-use crate::kernel::ring::{Reader, ReaderStats};
+use crate::kernel::ring::{LONGEST_SLEEP, Reader, ReaderStats};
 use crate::kernel::{kernel_log, preflight};
 use crate::metrics::{self, OwnersFound, Snapshot};
 use crate::publish::{Host, Insight, Publisher};
@@ -33,7 +33,7 @@ pub enum DaemonError {
     Load(#[from] LoadError),
     /// The counts can't be read.
     #[error("cannot read the counts: {0}")]
-    Counts(#[from] aya::maps::MapError),
+    Counts(#[source] io::Error),
     /// The ring buffer can't be read.
     #[error("cannot read the ring buffer: {0}")]
     Ring(#[source] io::Error),
@@ -57,6 +57,7 @@ impl Tracer {
         let mut kernel = load::attach(Settings {
             ring_bytes: config.ring_bytes,
             max_series: config.max_series,
+            max_ports: config.max_ports,
             idle_ms: config.idle_ms,
             multiplexed_ports: &config.multiplexed_ports,
             tracked_sockets: config.tracked_sockets,
@@ -90,6 +91,7 @@ impl Tracer {
             resolver: Mutex::new(Resolver::new(
                 cgroups(),
                 Box::new(move |id| names.get(&id, 0).ok()),
+                config.max_workloads,
             )),
             listeners: kernel.listeners,
         });
@@ -114,19 +116,23 @@ impl Tracer {
     ) -> Result<(), DaemonError> {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
+            let patience = self.publisher.patience().unwrap_or(LONGEST_SLEEP);
             {
-                let mut deliver = self.publisher.round();
+                let mut deliver = |event| self.publisher.take(event);
                 tokio::select! {
                     biased;
                     () = &mut shutdown => break,
-                    round = self.reader.round(&mut deliver) => round.map_err(DaemonError::Ring)?,
+                    round = self.reader.round(&mut deliver, patience) => round.map_err(DaemonError::Ring)?,
                 }
             }
+            self.publisher.publish(self.reader.read_at());
             after_round(self.reader.stats(), self.publisher.owners());
         }
         // Detaches: no event comes after this.
         drop(self.ebpf);
-        self.reader.finish(&mut self.publisher.round());
+        let publisher = &mut self.publisher;
+        self.reader.finish(&mut |event| publisher.take(event));
+        publisher.publish(u64::MAX);
         after_round(self.reader.stats(), self.publisher.owners());
         Ok(())
     }
@@ -142,7 +148,7 @@ pub async fn run(
     let socket = serve::bind_unix(&config.socket)?;
     let listener = serve::bind_tcp(config.listen).await?;
     let (tracer, mut counters) = Tracer::attach(&config, log_kernel, hub.clone())?;
-    counters.read()?;
+    counters.read().map_err(DaemonError::Counts)?;
 
     let stats = Arc::new(Mutex::new(<(ReaderStats, OwnersFound)>::default()));
     let ready = Readiness::default();
@@ -153,7 +159,7 @@ pub async fn run(
             counters,
             Arc::clone(&stats),
             tracer.publisher.host(),
-            config.max_series,
+            &config,
             tracer.attached.clone(),
         ),
     });
@@ -189,15 +195,22 @@ fn scrape(
     counters: Counters,
     stats: Arc<Mutex<(ReaderStats, OwnersFound)>>,
     host: Arc<Host>,
-    max_series: u32,
+    config: &Config,
     attached: Vec<&'static str>,
 ) -> Scrape {
     let counters = Mutex::new(counters);
+    let max_series = config.max_series;
+    let max_ports = usize::try_from(config.max_ports).unwrap_or(usize::MAX);
     Arc::new(move || {
         let counts = lock(&counters)
             .read()
             .map_err(|error| format!("cannot read the counts: {error}"))?;
-        let served = host.listeners.served();
+        let mut served = host
+            .listeners
+            .served()
+            .map_err(|error| format!("cannot read the listeners: {error}"))?;
+        // More have no label of their own.
+        served.truncate(max_ports);
         let mut workloads = counts.workloads();
         workloads.extend(served.iter().map(|served| served.workload));
         let workloads = host.labels(workloads);

@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net};
 use rst_common::cause::{Cause, Direction, Impact};
 use thiserror::Error;
 
-use crate::reset::Reset;
+use crate::reset::{Reset, Restarted, Told};
 
 /// Keys of the query, the flags without their dashes.
 mod key {
@@ -133,6 +133,38 @@ impl Filter {
                     .is_some_and(|remote| peer.contains(&remote.ip.to_canonical()))
             })
             && netns.is_none_or(|netns| reset.netns == Some(netns))
+    }
+
+    /// Whether a restart is wanted: not where resets of one kind are asked for.
+    fn matches_restart(&self, restarted: &Restarted) -> bool {
+        let Self {
+            direction: None,
+            cause: None,
+            impact: None,
+            workload,
+            port,
+            peer: None,
+            pid: None,
+            netns,
+        } = self
+        else {
+            return false;
+        };
+        let of = restarted.restart.workload.as_ref();
+        workload
+            .as_ref()
+            .is_none_or(|name| of.is_some_and(|of| of.name == *name))
+            && port.is_none_or(|port| restarted.port == port)
+            && netns.is_none_or(|netns| restarted.netns == Some(netns))
+    }
+
+    /// Whether the watcher wants to be told.
+    #[must_use]
+    pub fn wants(&self, told: &Told) -> bool {
+        match told {
+            Told::Reset(reset) => self.matches(reset),
+            Told::Restarted(restarted) => self.matches_restart(restarted),
+        }
     }
 
     /// The filter as the query part of a URL, without the `?`; empty where

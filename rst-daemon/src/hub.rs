@@ -1,21 +1,19 @@
-//! Hands each reset to whoever watches at the moment.
+//! Hands what there is to tell to whoever watches at the moment.
 //!
 //! Bounded: a watcher that falls behind is told how many it missed, and never
 //! holds up the probe side or the others.
 
-use std::sync::Arc;
-
 use tokio::sync::broadcast;
 
-use crate::reset::Reset;
+use crate::reset::Told;
 
-/// Resets kept for a watcher that is behind.
+/// What is kept for a watcher that is behind.
 pub const CAPACITY: usize = 4096;
 
 /// The sending end; clones feed the same watchers.
 #[derive(Clone, Debug)]
 pub struct Hub {
-    sender: broadcast::Sender<Arc<Reset>>,
+    sender: broadcast::Sender<Told>,
 }
 
 impl Hub {
@@ -27,23 +25,23 @@ impl Hub {
         }
     }
 
-    /// Whether anybody watches. Ask before building a [`Reset`] for nobody.
+    /// Whether anybody watches. Ask before building something for nobody.
     #[must_use]
     pub fn has_subscribers(&self) -> bool {
         self.sender.receiver_count() != 0
     }
 
-    /// Hands a reset to every watcher; dropped where there is none.
-    pub fn publish(&self, reset: Reset) {
+    /// Hands it to every watcher; dropped where there is none.
+    pub fn publish(&self, told: impl Into<Told>) {
         if self.has_subscribers() {
             // The only error is that the last watcher has just left.
-            let _ = self.sender.send(Arc::new(reset));
+            let _ = self.sender.send(told.into());
         }
     }
 
-    /// Every reset published from now on.
+    /// All that is published from now on.
     #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Reset>> {
+    pub fn subscribe(&self) -> broadcast::Receiver<Told> {
         self.sender.subscribe()
     }
 }
@@ -75,7 +73,7 @@ mod tests {
         let mut watchers = [hub.subscribe(), hub.subscribe()];
         hub.clone().publish(testing::reset());
         for watcher in &mut watchers {
-            assert_eq!(*watcher.try_recv().unwrap(), testing::reset());
+            assert_eq!(watcher.try_recv().unwrap(), testing::reset().into());
         }
     }
 

@@ -43,6 +43,12 @@ impl Joiner {
         }
     }
 
+    /// Name of this machine.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     /// The kernel's timer ticks a second.
     #[must_use]
     pub fn hz(&self) -> Hz {
@@ -123,6 +129,8 @@ impl Joiner {
             } else {
                 self.holder(event)
             },
+            peer_owner: None,
+            peer_cause: None,
             killer: knows(event::known::KILLER).then(|| self.current(event)),
             workload: of.workload,
             cgroup: of.cgroup,
@@ -164,6 +172,7 @@ impl Joiner {
                 }),
             exit: exit(facts),
             packet: Packet::default(),
+            restart: None,
             hint: hint::hint(cause, gaps(cause, facts, hz, keepalive_ms(event, hz))),
             advice: Some(cause.text().fix.to_owned()),
         }
@@ -284,7 +293,10 @@ fn exit(facts: &Facts) -> Option<Exit> {
     })
 }
 
-fn endpoints(event: &Event) -> Option<(Endpoint, Endpoint)> {
+/// This host's end and the peer's, where they are known; IPv4-mapped addresses as
+/// IPv4.
+#[must_use]
+pub fn endpoints(event: &Event) -> Option<(Endpoint, Endpoint)> {
     if event.known & event::known::TUPLE == 0 {
         return None;
     }

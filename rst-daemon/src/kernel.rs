@@ -1,5 +1,6 @@
 //! Everything that touches the kernel: BTF, loading, the ring buffer, the maps.
 
+pub mod batch;
 pub mod btf;
 pub mod control;
 pub mod counters;

@@ -22,7 +22,7 @@ use crate::kernel::ring::ReaderStats;
 /// Label value of what is not known.
 const UNKNOWN: &str = "unknown";
 /// Label value of what had no room of its own.
-const OTHER: &str = "other";
+pub const OTHER: &str = "other";
 
 /// How many owners were found, by [`OwnerSource`].
 pub type OwnersFound = [u64; OwnerSource::ALL.len()];
@@ -100,9 +100,27 @@ fn families(snapshot: &Snapshot, reason: impl Fn(u8) -> Option<String>) -> Vec<M
                 .map(|(source, found)| (vec![("source", source.label())], found)),
         ),
         counter(
+            "rst_ignored_resets_total",
+            "Resets that arrived and changed nothing; many of them are a sign of injection.",
+            snapshot
+                .counts
+                .ignored
+                .iter()
+                .map(|(why, count)| (vec![("why", why.label())], *count)),
+        ),
+        counter(
+            "rst_sampled_out_total",
+            "Resets that were not described one by one, because the budget was used up.",
+            snapshot
+                .counts
+                .detail
+                .iter()
+                .map(|(cause, detail)| (vec![("cause", cause.label())], detail.sampled_out)),
+        ),
+        counter(
             "rst_label_overflow_total",
-            "Resets counted under port `other`, because the count map is full.",
-            [(vec![], snapshot.counts.overflow)],
+            "Resets counted under a label `other`, for want of room.",
+            [(vec![], overflow(snapshot))],
         ),
         gauge(
             "rst_map_entries",
@@ -121,6 +139,17 @@ fn families(snapshot: &Snapshot, reason: impl Fn(u8) -> Option<String>) -> Vec<M
             [(vec![("version", env!("CARGO_PKG_VERSION"))], 1)],
         ),
     ]
+}
+
+/// Resets that are counted under something else than their own labels.
+fn overflow(snapshot: &Snapshot) -> u64 {
+    let counts = snapshot.counts.resets.iter();
+    counts
+        .filter(|(series, _)| {
+            series.port == Label::Other || snapshot.workload(series.workload) == OTHER
+        })
+        .map(|(_, resets)| resets)
+        .sum()
 }
 
 /// How a service fails its clients.
@@ -321,14 +350,17 @@ fn kernel_reasons(counts: &Counts, name: impl Fn(u8) -> Option<String>) -> Metri
 }
 
 fn events(snapshot: &Snapshot) -> MetricFamily {
-    let detail = &snapshot.counts.detail;
+    let detail = snapshot.counts.detail.values();
+    let [sampled_out, lost] = detail.fold([0, 0], |[sampled_out, lost], detail| {
+        [sampled_out + detail.sampled_out, lost + detail.lost]
+    });
     counter(
         "rst_events_total",
         "Detailed events by what became of them; the counts of resets do not depend on these.",
         [
             (vec![("outcome", "delivered")], snapshot.reader.delivered),
-            (vec![("outcome", "sampled_out")], detail.sampled_out),
-            (vec![("outcome", "lost")], detail.lost),
+            (vec![("outcome", "sampled_out")], sampled_out),
+            (vec![("outcome", "lost")], lost),
             (vec![("outcome", "malformed")], snapshot.reader.malformed),
         ],
     )
@@ -413,6 +445,7 @@ fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> Met
 
 #[cfg(test)]
 mod tests {
+    use rst_common::cause::Ignored;
     use rst_common::event::DetailStats;
 
     use super::*;
@@ -440,10 +473,12 @@ mod tests {
                     (series(Label::Other, Label::Other), 5),
                 ]
                 .into(),
-                detail: DetailStats {
-                    sampled_out: 3,
-                    lost: 1,
-                },
+                detail: [(Cause::UnreadData, 2), (Cause::Refused, 1)]
+                    .map(|(cause, sampled_out)| {
+                        let lost = u64::from(cause == Cause::Refused);
+                        (cause, DetailStats { sampled_out, lost })
+                    })
+                    .into(),
                 gaps: [(
                     (Cause::IdleTimeout, Label::None, Label::Value(443)),
                     durations(&[(9, 7), (24, 1)], 7 * 6000 + 800_000),
@@ -459,14 +494,14 @@ mod tests {
                 connections: [8, 9]
                     .map(|id| ((Role::Server, Label::Value(id), Label::Value(80)), 10))
                     .into(),
+                ignored: [(Ignored::Embryonic, 2)].into(),
                 entries: 3,
-                overflow: 5,
             },
             reader: ReaderStats {
                 delivered: 6,
                 malformed: 1,
             },
-            owners: [1, 2, 3, 0, 0],
+            owners: [1, 2, 3, 0, 0, 0],
             max_series: 4096,
             hz: hz(),
             attached: vec!["tcp_send_reset"],
@@ -525,6 +560,8 @@ mod tests {
             r#"rst_events_total{outcome="delivered"} 6"#,
             r#"rst_events_total{outcome="sampled_out"} 3"#,
             r#"rst_events_total{outcome="lost"} 1"#,
+            r#"rst_sampled_out_total{cause="unread_data"} 2"#,
+            r#"rst_ignored_resets_total{why="embryonic"} 2"#,
             r#"rst_events_total{outcome="malformed"} 1"#,
             "rst_label_overflow_total 5",
             r#"rst_map_entries{map="resets"} 3"#,

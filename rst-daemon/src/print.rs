@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::filter::Filter;
 use crate::hub::Hub;
-use crate::reset::Reset;
+use crate::reset::{Reset, Told};
 use crate::text::{self, Style};
 
 /// How resets are printed.
@@ -38,21 +38,53 @@ impl Format {
         })
     }
 
-    /// One line for a reset, without its newline.
-    fn line(&self, reset: &Reset) -> io::Result<String> {
-        match self {
-            Self::Text(style) => Ok(text::line(reset, style)),
-            Self::Json => text::json(reset).map_err(io::Error::from),
+    /// One line, without its newline.
+    fn line(&self, told: &Told) -> io::Result<String> {
+        match (self, told) {
+            (Self::Text(style), Told::Reset(reset)) => Ok(text::line(reset, style)),
+            (Self::Text(style), Told::Restarted(restarted)) => {
+                Ok(text::restarted(restarted, style))
+            }
+            (Self::Json, Told::Reset(reset)) => text::json(reset.as_ref()).map_err(io::Error::from),
+            (Self::Json, Told::Restarted(restarted)) => {
+                text::json(restarted.as_ref()).map_err(io::Error::from)
+            }
         }
     }
 }
 
-/// Prints one reset.
-pub fn reset(reset: &Reset, format: &Format) -> io::Result<()> {
-    let line = format.line(reset)?;
-    let mut out = io::stdout().lock();
-    writeln!(out, "{line}")?;
-    out.flush()
+/// Prints what it is told.
+#[derive(Debug)]
+pub struct Printer {
+    format: Format,
+    /// The last reset printed.
+    last: Option<Arc<Reset>>,
+}
+
+impl Printer {
+    /// Nothing printed yet.
+    #[must_use]
+    pub fn new(format: Format) -> Self {
+        Self { format, last: None }
+    }
+
+    /// Prints one line. As text, what both ends of a connection tell is one story.
+    pub fn print(&mut self, told: &Told) -> io::Result<()> {
+        let reset = match told {
+            Told::Reset(reset) => Some(reset),
+            Told::Restarted(_) => None,
+        };
+        if let (Format::Text(_), Some(reset), Some(last)) = (&self.format, reset, &self.last)
+            && text::is_other_end(reset, last)
+        {
+            return Ok(());
+        }
+        let line = self.format.line(told)?;
+        self.last = reset.cloned();
+        let mut out = io::stdout().lock();
+        writeln!(out, "{line}")?;
+        out.flush()
+    }
 }
 
 /// Says that resets were not shown. They are counted all the same.
@@ -70,17 +102,17 @@ pub fn from_hub(
     filter: Filter,
     format: Format,
 ) -> io::Result<oneshot::Receiver<io::Result<()>>> {
-    let mut resets = hub.subscribe();
+    let mut told = hub.subscribe();
     let (ended, end) = oneshot::channel();
     thread::Builder::new()
         .name("print".to_owned())
         .spawn(move || {
+            let mut printer = Printer::new(format);
             let result = loop {
-                match resets.blocking_recv() {
+                match told.blocking_recv() {
                     Ok(next) => {
-                        let next: Arc<Reset> = next;
-                        if filter.matches(&next)
-                            && let Err(error) = reset(&next, &format)
+                        if filter.wants(&next)
+                            && let Err(error) = printer.print(&next)
                         {
                             break Err(error);
                         }

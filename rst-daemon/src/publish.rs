@@ -1,10 +1,12 @@
 //! What becomes of an event: joined with what the host knows, learned from, and
 //! handed to whoever watches.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use rst_common::cause::Cause;
 use rst_common::classify::{Times, Verdict, classify};
 use rst_common::event::{self, Event};
@@ -19,7 +21,9 @@ use crate::hub::Hub;
 use crate::join::{self, Joiner, owner_source};
 use crate::kernel::listeners::{Listeners, Stopped};
 use crate::metrics::OwnersFound;
-use crate::reset::Reset;
+use crate::pairs::Pairs;
+use crate::reset::{Reset, Restart, Restarted, VERSION};
+use crate::restart::{Outages, Over, Place};
 use crate::workload::resolver::Resolver;
 use crate::{basis, hint};
 
@@ -47,32 +51,47 @@ impl Host {
         labels.collect()
     }
 
-    /// The reset that an event tells of.
-    fn tell(&self, event: &Event, clock: WallClock) -> Reset {
+    /// The reset that an event tells of; and who had listened where it found nobody,
+    /// until when.
+    fn tell(&self, event: &Event, gone: Option<(Stopped, Timestamp)>, clock: WallClock) -> Reset {
         let now = Instant::now();
         let mut resolver = self.resolver();
         let of = resolver.resolve(event.workload, now);
         let mut reset = self.joiner.join(event, clock, of);
-        if let Some(gone) = self.stopped(event) {
+        if let Some((gone, stopped)) = gone {
             let workload = resolver.resolve(gone.workload, now).workload;
             let name = workload.as_ref().map(|workload| workload.name.as_str());
             let told = basis::stopped(&gone, name, event.ktime_ns);
             reset.basis.push_str(&told);
+            reset.restart = Some(Restart {
+                workload,
+                stopped,
+                started: None,
+                resets: gone.resets,
+            });
         }
         reset
     }
 
-    /// Who stopped listening where this segment went.
-    fn stopped(&self, event: &Event) -> Option<Stopped> {
-        if event.facts.listened != Listened::Before as u8 {
-            return None;
+    /// A restart that is over.
+    fn restarted(&self, over: &Over, clock: WallClock) -> Restarted {
+        let workload = self
+            .resolver()
+            .resolve(over.stopped.workload, Instant::now());
+        let started = clock.at(over.started_ns);
+        Restarted {
+            v: VERSION,
+            time: started,
+            host: self.joiner.host().to_owned(),
+            port: over.port,
+            netns: over.netns,
+            restart: Restart {
+                workload: workload.workload,
+                stopped: over.at,
+                started: Some(started),
+                resets: over.resets,
+            },
         }
-        let netns = if event.known & event::known::NETNS_COOKIE != 0 {
-            event.netns_cookie
-        } else {
-            u64::from(event.netns)
-        };
-        self.listeners.stopped(netns, event.local_port)
     }
 
     fn resolver(&self) -> MutexGuard<'_, Resolver> {
@@ -80,18 +99,45 @@ impl Host {
     }
 }
 
+/// Where a segment went that found no listener where there had been one.
+fn place(event: &Event) -> Option<Place> {
+    if event.facts.listened != Listened::Before as u8 {
+        return None;
+    }
+    let netns = if event.known & event::known::NETNS_COOKIE != 0 {
+        event.netns_cookie
+    } else {
+        u64::from(event.netns)
+    };
+    Some((netns, event.local_port))
+}
+
+/// How long a restart may be over before it is told.
+const RESTART_DELAY: Duration = Duration::from_millis(500);
+
+/// How long an event may wait for the other end's before that is looked for again.
+const PAIR_DELAY: Duration = Duration::from_millis(20);
+
 /// Publishes events as resets.
 pub struct Publisher {
     host: Arc<Host>,
     hub: Hub,
     insight: Insight,
+    pairs: Pairs,
+    outages: Outages,
 }
 
 impl Publisher {
     /// Resets go to `hub`.
     #[must_use]
     pub fn new(host: Arc<Host>, hub: Hub, insight: Insight) -> Self {
-        Self { host, hub, insight }
+        Self {
+            host,
+            hub,
+            insight,
+            pairs: Pairs::default(),
+            outages: Outages::default(),
+        }
     }
 
     /// What the host knows.
@@ -106,25 +152,75 @@ impl Publisher {
         self.insight.owners
     }
 
-    /// Takes the events of one round. The wall clock is read once, with the first
-    /// of them: the wait before it may have been long.
-    pub fn round(&mut self) -> impl FnMut(Event) {
-        let mut clock = None;
-        move |event| self.publish(&event, || *clock.get_or_insert_with(WallClock::now))
-    }
-
-    fn publish(&mut self, event: &Event, clock: impl FnOnce() -> WallClock) {
+    /// Takes one event in.
+    pub fn take(&mut self, event: Event) {
+        self.insight.owners[owner_source(&event) as usize] += 1;
+        if enabled!(Level::DEBUG) {
+            self.insight.check(&event);
+        }
         let timer =
             Cause::from_byte(event.cause).is_some_and(|cause| hint::signature(cause).is_some());
         if timer || self.hub.has_subscribers() {
-            let mut reset = self.host.tell(event, clock());
-            self.insight.learn(event, &mut reset, self.host.joiner.hz());
+            self.pairs.push(event);
+        }
+    }
+
+    /// Publishes what need not wait any longer at this moment, `CLOCK_MONOTONIC`,
+    /// nanoseconds.
+    pub fn publish(&mut self, now_ns: u64) {
+        // Read once, and only with the first of them: the wait before it may have
+        // been long.
+        let clock = OnceCell::new();
+        let clock = || *clock.get_or_init(WallClock::now);
+        while let Some((event, other)) = self.pairs.pop(now_ns) {
+            let mut reset = self.tell(&event, clock());
+            let Some(other) = other else {
+                self.hub.publish(reset);
+                continue;
+            };
+            let mut peer = self.tell(&other, clock());
+            reset.peer_owner.clone_from(&peer.owner);
+            peer.peer_owner.clone_from(&reset.owner);
+            reset.peer_cause = Some(peer.cause.clone());
+            peer.peer_cause = Some(reset.cause.clone());
             self.hub.publish(reset);
+            self.hub.publish(peer);
         }
-        self.insight.owners[owner_source(event) as usize] += 1;
-        if enabled!(Level::DEBUG) {
-            self.insight.check(event);
+        if self.outages.is_empty() {
+            return;
         }
+        let listeners = &self.host.listeners;
+        let since = |(netns, port), stopped_ns| listeners.since(netns, port, stopped_ns);
+        for over in self.outages.over(now_ns, since) {
+            self.hub.publish(self.host.restarted(&over, clock()));
+        }
+    }
+
+    /// How long it can wait until [`Self::publish`] is due; `None` where nothing
+    /// waits.
+    #[must_use]
+    pub fn patience(&self) -> Option<Duration> {
+        if !self.pairs.is_empty() {
+            Some(PAIR_DELAY)
+        } else if !self.outages.is_empty() {
+            Some(RESTART_DELAY)
+        } else {
+            None
+        }
+    }
+
+    fn tell(&mut self, event: &Event, clock: WallClock) -> Reset {
+        let gone = place(event).and_then(|place| {
+            let (netns, port) = place;
+            let stopped = self.host.listeners.stopped(netns, port)?;
+            let inode = event.known & event::known::NETNS != 0;
+            let inode = inode.then_some(event.netns);
+            let at = clock.at(stopped.at_ns);
+            Some((stopped, self.outages.missed(place, stopped, at, inode)))
+        });
+        let mut reset = self.host.tell(event, gone, clock);
+        self.insight.learn(event, &mut reset, self.host.joiner.hz());
+        reset
     }
 }
 

@@ -2,6 +2,7 @@
 //! event stream. Field names are a public interface; unknown facts are `null`.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,11 @@ pub struct Reset {
     pub state: Option<String>,
     /// The process that owns the socket.
     pub owner: Option<Owner>,
+    /// The process that owns the other end, where that is on this host too and has
+    /// told of the same reset.
+    pub peer_owner: Option<Owner>,
+    /// Label of the cause that the other end tells.
+    pub peer_cause: Option<String>,
     /// The process that destroyed somebody else's socket, as `ss -K` does.
     pub killer: Option<Owner>,
     /// The service that owns the socket.
@@ -89,6 +95,8 @@ pub struct Reset {
     pub exit: Option<Exit>,
     /// Header of the reset itself.
     pub packet: Packet,
+    /// The restart it belongs to, where the port has lost its listener.
+    pub restart: Option<Restart>,
     /// Whose timer it may have been.
     pub hint: Option<String>,
     /// What to do about it.
@@ -96,7 +104,7 @@ pub struct Reset {
 }
 
 /// One end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
     /// Address; IPv4-mapped ones as IPv4.
     pub ip: IpAddr,
@@ -126,6 +134,57 @@ pub struct Workload {
     /// Unique id of the pod, of `kubernetes` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_uid: Option<String>,
+}
+
+/// A service that was not there for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// Whose.
+    pub workload: Option<Workload>,
+    /// When it stopped listening, UTC.
+    pub stopped: jiff::Timestamp,
+    /// When it listened again, UTC; `None` as long as it does not.
+    pub started: Option<jiff::Timestamp>,
+    /// Resets since it stopped, for want of a listener.
+    pub resets: u64,
+}
+
+/// The line of the event stream that tells of a restart when it is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restarted {
+    /// [`VERSION`].
+    pub v: u32,
+    /// When it was over, UTC.
+    pub time: jiff::Timestamp,
+    /// Host name of the machine.
+    pub host: String,
+    /// The port that was without a listener.
+    pub port: u16,
+    /// Inode of its network namespace.
+    pub netns: Option<u32>,
+    /// What happened.
+    pub restart: Restart,
+}
+
+/// What a watcher is told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Told {
+    /// A reset.
+    Reset(Arc<Reset>),
+    /// A restart that is over.
+    Restarted(Arc<Restarted>),
+}
+
+impl From<Reset> for Told {
+    fn from(reset: Reset) -> Self {
+        Self::Reset(Arc::new(reset))
+    }
+}
+
+impl From<Restarted> for Told {
+    fn from(restarted: Restarted) -> Self {
+        Self::Restarted(Arc::new(restarted))
+    }
 }
 
 /// Keep-alive setting of a socket.

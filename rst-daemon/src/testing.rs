@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::reset::{Endpoint, Keepalive, Owner, Packet, Reset, VERSION};
+use crate::reset::{
+    Endpoint, Keepalive, Owner, Packet, Reset, Restart, Restarted, VERSION, Workload,
+};
 
 /// Longest that a test waits for a condition.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -31,6 +33,8 @@ pub(crate) fn reset() -> Reset {
             comm: "nginx".into(),
             source: "current".into(),
         }),
+        peer_owner: None,
+        peer_cause: None,
         killer: None,
         workload: None,
         cgroup: None,
@@ -60,8 +64,30 @@ pub(crate) fn reset() -> Reset {
         linger: None,
         exit: None,
         packet: Packet::default(),
+        restart: None,
         hint: None,
         advice: None,
+    }
+}
+
+/// A service that was away for two seconds.
+pub(crate) fn restarted() -> Restarted {
+    Restarted {
+        v: VERSION,
+        time: "2026-11-20T14:32:03.2Z".parse().unwrap(),
+        host: "web1".into(),
+        port: 8000,
+        netns: Some(4_026_531_840),
+        restart: Restart {
+            workload: Some(Workload {
+                kind: "systemd".into(),
+                name: "gunicorn.service".into(),
+                pod_uid: None,
+            }),
+            stopped: "2026-11-20T14:32:01.1Z".parse().unwrap(),
+            started: Some("2026-11-20T14:32:03.2Z".parse().unwrap()),
+            resets: 57,
+        },
     }
 }
 

@@ -8,8 +8,9 @@ use std::net::IpAddr;
 
 use jiff::tz::TimeZone;
 use rst_common::cause::{Direction, Impact};
+use serde::Serialize;
 
-use crate::reset::{Endpoint, Exit, Owner, Reset};
+use crate::reset::{Endpoint, Exit, Owner, Reset, Restart, Restarted};
 
 /// Widths of the columns; the longest label, or what fits most.
 mod width {
@@ -60,10 +61,47 @@ pub fn line(reset: &Reset, style: &Style) -> String {
     line
 }
 
+/// One line for a human that tells of a restart, without its newline.
+#[must_use]
+pub fn restarted(restarted: &Restarted, style: &Style) -> String {
+    let Restart {
+        workload,
+        stopped,
+        started,
+        resets,
+    } = &restarted.restart;
+    let time = restarted
+        .time
+        .to_zoned(style.zone.clone())
+        .strftime("%H:%M:%S%.3f");
+    let name = workload
+        .as_ref()
+        .map_or("a service".to_owned(), |workload| safe(&workload.name));
+    let gap = started
+        .and_then(|started| u64::try_from(started.duration_since(*stopped).as_millis()).ok())
+        .map_or("?".to_owned(), self::time);
+    let were = if *resets == 1 { "reset" } else { "resets" };
+    format!(
+        "{time} restart  {name} listens again on port {} after {gap}: {resets} {were} in between",
+        restarted.port
+    )
+}
+
+/// Whether a reset is what the other end tells of the one printed before it.
+#[must_use]
+pub fn is_other_end(reset: &Reset, before: &Reset) -> bool {
+    reset.peer_cause.is_some()
+        && before.peer_cause.as_deref() == Some(reset.cause.as_str())
+        && reset.peer_cause.as_deref() == Some(before.cause.as_str())
+        && reset.direction != before.direction
+        && reset.local == before.remote
+        && reset.remote == before.local
+}
+
 /// One line of JSON, without its newline. Characters that a terminal acts on
 /// are written as `\u` escapes, which changes nothing for a JSON parser.
-pub fn json(reset: &Reset) -> Result<String, serde_json::Error> {
-    let plain = serde_json::to_string(reset)?;
+pub fn json(value: &impl Serialize) -> Result<String, serde_json::Error> {
+    let plain = serde_json::to_string(value)?;
     if !plain.contains(is_harmful) {
         return Ok(plain);
     }
@@ -171,6 +209,7 @@ fn owner(owner: Option<&Owner>) -> String {
 fn numbers(reset: &Reset) -> Vec<String> {
     let text = |name: &str, value: Option<&String>| value.map(|it| format!("{name}={}", safe(it)));
     [
+        peer(reset),
         reset.idle_rx_ms.map(|ms| format!("idle_rx={}", time(ms))),
         reset.idle_tx_ms.map(|ms| format!("idle_tx={}", time(ms))),
         reset.unread_bytes.map(|bytes| format!("unread={bytes}B")),
@@ -182,6 +221,13 @@ fn numbers(reset: &Reset) -> Vec<String> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// The other end, where it is on this host.
+fn peer(reset: &Reset) -> Option<String> {
+    let cause = safe(reset.peer_cause.as_ref()?);
+    let name = owner(reset.peer_owner.as_ref());
+    Some(format!("peer={name}:{cause}"))
 }
 
 fn exit(exit: &Exit) -> Option<String> {
@@ -217,6 +263,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::reset::Workload;
     use crate::testing;
 
     fn plain(reset: &Reset) -> String {
@@ -302,6 +349,73 @@ mod tests {
                  | no rule fits",
             ]
         );
+    }
+
+    #[test]
+    fn a_restart_is_one_line() {
+        let style = Style {
+            color: false,
+            zone: TimeZone::UTC,
+        };
+        assert_eq!(
+            restarted(&testing::restarted(), &style),
+            "14:32:03.200 restart  gunicorn.service listens again on port 8000 after 2.1s: \
+             57 resets in between"
+        );
+        let hostile = Restarted {
+            restart: Restart {
+                workload: Some(Workload {
+                    kind: "process".into(),
+                    name: "\u{1b}[2J".into(),
+                    pod_uid: None,
+                }),
+                started: None,
+                resets: 1,
+                ..testing::restarted().restart
+            },
+            ..testing::restarted()
+        };
+        assert_eq!(
+            restarted(&hostile, &style),
+            "14:32:03.200 restart  \\u{1b}[2J listens again on port 8000 after ?: \
+             1 reset in between"
+        );
+    }
+
+    #[test]
+    fn both_ends_are_one_story() {
+        let end = Reset {
+            peer_owner: Some(Owner {
+                pid: Some(813),
+                comm: "curl".into(),
+                source: "connect".into(),
+            }),
+            peer_cause: Some("unread_data".into()),
+            ..testing::reset()
+        };
+        assert!(plain(&end).contains(" peer=curl[813]:unread_data idle_rx="));
+        let other = Reset {
+            direction: "sent".into(),
+            cause: "unread_data".into(),
+            peer_cause: Some("peer_closed".into()),
+            peer_owner: None,
+            local: end.remote,
+            remote: end.local,
+            ..testing::reset()
+        };
+        assert!(plain(&other).contains(" peer=-:peer_closed "));
+        assert!(is_other_end(&other, &end) && is_other_end(&end, &other));
+        let later = Reset {
+            remote: Some(testing::endpoint("10.0.1.5", 42311)),
+            ..other.clone()
+        };
+        assert!(!is_other_end(&later, &end));
+        assert!(!is_other_end(&end, &end));
+        let alone = Reset {
+            peer_cause: None,
+            ..other
+        };
+        assert!(!is_other_end(&alone, &end));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::client::{self, ClientError, Item};
 use crate::config::Config;
 use crate::daemon::{DaemonError, Tracer};
 use crate::hub::Hub;
-use crate::print::{self, Format};
+use crate::print::{self, Format, Printer};
 
 /// Why watching ended.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +49,7 @@ pub async fn run(args: WatchArgs, shutdown: impl Future<Output = ()>) -> Result<
     let result = match stream {
         Ok(stream) => tokio::select! {
             () = &mut shutdown => Ok(()),
-            result = from_daemon(stream, &format) => result,
+            result = from_daemon(stream, format) => result,
         },
         Err(daemon @ ClientError::NoDaemon(_)) => alone(args, format, daemon, shutdown).await,
         Err(error) => Err(error.into()),
@@ -60,10 +60,11 @@ pub async fn run(args: WatchArgs, shutdown: impl Future<Output = ()>) -> Result<
     }
 }
 
-async fn from_daemon(mut stream: client::Stream, format: &Format) -> Result<(), WatchError> {
+async fn from_daemon(mut stream: client::Stream, format: Format) -> Result<(), WatchError> {
+    let mut printer = Printer::new(format);
     loop {
         match stream.next().await? {
-            Some(Item::Reset(reset, _)) => print::reset(&reset, format)?,
+            Some(Item::Told(told, _)) => printer.print(&told)?,
             Some(Item::Missed(count)) => print::missed(count),
             None => return Err(WatchError::DaemonStopped),
         }

@@ -61,6 +61,8 @@ mod router;
 mod scans;
 #[path = "live/servers.rs"]
 mod servers;
+#[path = "live/stories.rs"]
+mod stories;
 #[path = "live/uploads.rs"]
 mod uploads;
 #[path = "live/upstream.rs"]

@@ -8,7 +8,8 @@ use aya_ebpf::{
 };
 use rst_common::{
     count::{
-        Ages, ConnectionKey, CountKey, CountValue, ages_index, ages_retracted_index, overflow_index,
+        Ages, ConnectionKey, CountKey, CountValue, Recent, ages_index, ages_retracted_index,
+        overflow_index,
     },
     event::{Control, DOUBT_SLOTS},
     history::BUCKET_SLOTS,
@@ -24,51 +25,55 @@ use crate::{
 
 /// Counts one reset, with the silence before it in jiffies where the key has a
 /// bucket for it. Never fails: what the map can't take goes to the overflow
-/// array.
+/// array. Returns how many of its key this CPU has seen in this period.
 #[inline(always)]
-pub(crate) fn count(key: &CountKey, gap: u32) {
+pub(crate) fn count(key: &CountKey, gap: u32, period: u32) -> u32 {
     if let Some(value) = RESETS.get_ptr_mut(key) {
-        increment(value, gap);
-        return;
+        return increment(value, gap, period);
     }
-    insert(key, gap);
+    insert(key, gap, period)
 }
 
 /// The first reset of a key.
 #[inline(never)]
-fn insert(key: &CountKey, gap: u32) {
+fn insert(key: &CountKey, gap: u32, period: u32) -> u32 {
+    let recent = Recent::next(0, period);
     let one = CountValue {
         resets: 1,
         retracted: 0,
         gap: u64::from(gap),
+        recent: recent.pack(),
     };
     if RESETS.insert(key, one, u64::from(BPF_NOEXIST)).is_ok() {
-        return;
+        return recent.resets;
     }
     // Another CPU was first, or the map is full.
     if let Some(value) = RESETS.get_ptr_mut(key) {
-        increment(value, gap);
-        return;
+        return increment(value, gap, period);
     }
-    if let Some(value) = OVERFLOW.get_ptr_mut(overflow_index(key.direction, key.cause, key.impact))
-    {
-        increment(value, 0);
-    }
+    let index = overflow_index(key.direction, key.cause, key.impact);
+    let recent = OVERFLOW
+        .get_ptr_mut(index)
+        .map_or(u32::MAX, |value| increment(value, 0, period));
     if key.gap != 0
         && let Some(gaps) = OVERFLOW_GAPS.get_ptr_mut(u32::from(key.cause))
     {
         add_age(gaps, u32::from(key.gap) - 1, u64::from(gap));
     }
+    recent
 }
 
 #[inline(always)]
-fn increment(value: *mut CountValue, gap: u32) {
+fn increment(value: *mut CountValue, gap: u32, period: u32) -> u32 {
     // SAFETY: a valid map value of this CPU. Key and overflow index hold the
     // direction, and programs of one direction never nest on a CPU (the kernel skips the inner
     // run), so nobody else writes the fields.
     unsafe {
         (*value).resets += 1;
         (*value).gap += u64::from(gap);
+        let recent = Recent::next((*value).recent, period);
+        (*value).recent = recent.pack();
+        recent.resets
     }
 }
 

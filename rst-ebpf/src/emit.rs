@@ -10,7 +10,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use rst_common::{
     cause::Cause,
-    count::CountKey,
+    count::{CountKey, detail_index},
     event::{Control, Event, known},
     facts::Facts,
     layout::Field,
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Sends the detailed event if the budget allows it, and counts what became of
-/// it.
+/// it. `recent`: how many of its key this CPU has seen in this period.
 #[inline(always)]
 #[expect(
     clippy::too_many_arguments,
@@ -41,31 +41,39 @@ pub(crate) fn emit(
     sk: Option<Sock>,
     segment: &Segment,
     doubt: u32,
+    recent: u32,
 ) {
-    let Some(stats) = DETAIL.get_ptr_mut(0) else {
+    let Some(stats) = DETAIL.get_ptr_mut(detail_index(key.cause)) else {
         return;
     };
     // SAFETY: a valid map value, shared with other CPUs and the reader; whole
     // 8-byte loads.
-    let (used, allowed) = unsafe {
+    let (used, allowed, reserve, share) = unsafe {
         (
             ptr::read_volatile(&raw const (*control).used),
             ptr::read_volatile(&raw const (*control).allowed),
+            ptr::read_volatile(&raw const (*control).reserve),
+            ptr::read_volatile(&raw const (*control).share),
         )
     };
-    if used >= allowed {
+    let kept = if u64::from(recent) <= share {
+        0
+    } else {
+        reserve
+    };
+    if used + kept >= allowed {
         // SAFETY: a valid map value of this CPU. The two programs may nest and
         // share it, so the addition is one instruction.
-        unsafe { add(&raw mut (*stats).sampled_out, 1) };
+        unsafe { kernel::add(&raw mut (*stats).sampled_out, 1) };
         return;
     }
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         // SAFETY: as above.
-        unsafe { add(&raw mut (*stats).lost, 1) };
+        unsafe { kernel::add(&raw mut (*stats).lost, 1) };
         return;
     };
     // SAFETY: `control` is a valid map value; atomic, as every CPU adds to it.
-    unsafe { add(&raw mut (*control).used, 1) };
+    unsafe { kernel::add(&raw mut (*control).used, 1) };
 
     let event = entry.as_mut_ptr();
     debug!(
@@ -115,25 +123,6 @@ fn wake(control: *mut Control) {
         // The ring is full: leave the wake-up to the next event.
         // SAFETY: as above, a whole 8-byte store.
         unsafe { ptr::write_volatile(&raw mut (*control).need_wake, 1) };
-    }
-}
-
-/// Adds to a counter in one instruction, so that neither another CPU nor a
-/// nested program is lost.
-///
-/// # Safety
-/// `counter` must point into a map value, 8-byte aligned.
-#[inline(always)]
-unsafe fn add(counter: *mut u64, amount: u64) {
-    // SAFETY: the caller's promise; BPF_ATOMIC add without fetch exists in
-    // every verifier since 3.18.
-    unsafe {
-        core::arch::asm!(
-            "lock *(u64 *)(r1 + 0) += r2",
-            in("r1") counter,
-            in("r2") amount,
-            options(nostack),
-        );
     }
 }
 

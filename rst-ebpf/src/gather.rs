@@ -21,6 +21,7 @@ use crate::{
     kernel::{self, Net, Skb, Sock, TcpSock},
     listeners,
     maps::MULTIPLEXED,
+    ports,
     process::{self, Owner},
     sockets,
     tuple::Tuple,
@@ -240,8 +241,8 @@ pub(crate) fn connection(sk: Option<Sock>, facts: &mut Facts) -> Source {
     source
 }
 
-/// The service's port, 0 where none is certain; notes whether it carries many
-/// requests at once.
+/// The port that the service is counted under, 0 where none is certain; notes
+/// whether it carries many requests at once.
 #[inline(always)]
 pub(crate) fn service(source: &Source, facts: &mut Facts) -> u16 {
     let port = kernel::forget(u64::from(source.service_port(role(facts)))) as u16;
@@ -250,7 +251,7 @@ pub(crate) fn service(source: &Source, facts: &mut Facts) -> u16 {
     {
         facts.multiplexed = (*word >> (port & 63)) as u8 & 1;
     }
-    port
+    ports::bounded(port)
 }
 
 /// Stores a field's value and marks the fact known.

@@ -24,17 +24,20 @@ use aya_ebpf::{
             bpf_get_current_task, bpf_get_current_task_btf, bpf_skc_to_tcp_sock, bpf_sock_from_file,
         },
     },
-    programs::BtfTracePointContext,
+    programs::{BtfTracePointContext, FExitContext},
 };
 use rst_common::{
     classify::Times,
+    drops::MAX_DROPS,
     event::Control,
     history::BUCKET_SLOTS,
     layout::{ABSENT, Field},
     reason::{MAX_REASONS, RAW_NONE},
 };
 
-use crate::maps::{CLOSED_SETS, HAS_TASK_BTF, LAYOUT, REASONS, SEED, SOCKETS_MASK};
+use crate::maps::{
+    CLOSED_SETS, DROPS, HAS_TASK_BTF, LAYOUT, MAX_PORTS, REASONS, SEED, SOCKETS_MASK,
+};
 
 /// Offset of a field, or [`ABSENT`].
 #[inline(always)]
@@ -61,6 +64,13 @@ pub(crate) fn times(control: *mut Control) -> Times {
 pub(crate) fn closed_window(control: *mut Control) -> u32 {
     // SAFETY: a valid map value, which the daemon sets before it attaches.
     unsafe { ptr::read_volatile(&raw const (*control).closed) as u32 }
+}
+
+/// The period of the shares of detail.
+#[inline(always)]
+pub(crate) fn period(control: *mut Control) -> u32 {
+    // SAFETY: a valid map value, whole 8-byte load.
+    unsafe { ptr::read_volatile(&raw const (*control).period) as u32 }
 }
 
 /// Bucket of a duration in jiffies: how many bounds are below it.
@@ -121,6 +131,13 @@ pub(crate) fn seed() -> u64 {
     unsafe { ptr::read_volatile(&raw const SEED) }
 }
 
+/// How many ports are told apart.
+#[inline(always)]
+pub(crate) fn max_ports() -> u32 {
+    // SAFETY: as above.
+    unsafe { ptr::read_volatile(&raw const MAX_PORTS) }
+}
+
 /// Zero, in a way neither the compiler nor the verifier can see through: the one
 /// turns runs of zeros into calls of its `memset`, which writes byte by byte
 /// here; the other would follow what was never written apart from what was.
@@ -160,6 +177,25 @@ pub(crate) fn flag(value: bool) -> u8 {
     forget(u64::from(value)) as u8 & 1
 }
 
+/// Adds to a counter in one instruction, so that neither another CPU nor a
+/// nested program is lost.
+///
+/// # Safety
+/// `counter` must point into a map value, 8-byte aligned.
+#[inline(always)]
+pub(crate) unsafe fn add(counter: *mut u64, amount: u64) {
+    // SAFETY: the caller's promise; BPF_ATOMIC add without fetch exists in
+    // every verifier since 3.18.
+    unsafe {
+        asm!(
+            "lock *(u64 *)(r1 + 0) += r2",
+            in("r1") counter,
+            in("r2") amount,
+            options(nostack),
+        );
+    }
+}
+
 /// The classifier's reason for a number of the running kernel.
 #[inline(always)]
 pub(crate) fn reason(raw: u8) -> u8 {
@@ -170,6 +206,17 @@ pub(crate) fn reason(raw: u8) -> u8 {
     // SAFETY: the mask bounds the index for the compiler and for the verifier.
     // Volatile, because the daemon replaces the value after compilation.
     unsafe { ptr::read_volatile((&raw const REASONS).cast::<u8>().add(index)) }
+}
+
+/// What a reason for which the kernel drops packets means for a reset.
+#[inline(always)]
+pub(crate) fn drop_reason(raw: u32) -> u8 {
+    let index = raw as usize;
+    if index >= MAX_DROPS {
+        return 0;
+    }
+    // SAFETY: just checked; the mask is for the verifier. Volatile as above.
+    unsafe { ptr::read_volatile((&raw const DROPS).cast::<u8>().add(index & (MAX_DROPS - 1))) }
 }
 
 /// The context once more, so that the compiler reads its pointers again instead
@@ -199,7 +246,12 @@ fn low_half(pointer: *const u8) -> u32 {
 /// An argument of the tracepoint that is a pointer, or `None` for NULL.
 #[inline(always)]
 fn argument(ctx: &BtfTracePointContext, index: usize) -> Option<NonNull<u8>> {
-    let pointer = ctx.arg::<*mut u8>(index);
+    not_null(ctx.arg(index))
+}
+
+/// A typed pointer of the context, or `None` for NULL.
+#[inline(always)]
+fn not_null(pointer: *mut u8) -> Option<NonNull<u8>> {
     if low_half(pointer) == 0 {
         return None;
     }
@@ -256,6 +308,13 @@ impl Sock {
         argument(ctx, index).map(Self)
     }
 
+    /// Argument `index` of a traced function, or what it returns where that is the
+    /// number of its arguments, unless NULL.
+    #[inline(always)]
+    pub(crate) fn from_exit(ctx: &FExitContext, index: usize) -> Option<Self> {
+        not_null(ctx.arg(index)).map(Self)
+    }
+
     /// The socket behind a `struct file *` that may be NULL or no socket at all.
     #[inline(always)]
     pub(crate) fn of_file(file: *mut u8) -> Option<Self> {
@@ -266,10 +325,7 @@ impl Sock {
         let socket = NonNull::new(socket.cast::<u8>())?;
         // SAFETY: PTR_TO_BTF_ID socket from the helper, checked for NULL.
         let sk = unsafe { load::<*mut u8>(socket.as_ptr(), Field::SocketSk) }?;
-        if low_half(sk) == 0 {
-            return None;
-        }
-        NonNull::new(sk).map(Self)
+        not_null(sk).map(Self)
     }
 
     /// A field of `sock_common`.

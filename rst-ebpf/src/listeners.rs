@@ -10,6 +10,7 @@ use rst_common::{
     cause::OwnerSource,
     event::Control,
     history::{ANY_V4, ANY_V6, Listened, Listener, ListenerKey, SERVED_SECONDS},
+    layout::Field,
     owner::Holder,
 };
 
@@ -30,8 +31,9 @@ fn key(netns: u64, port: u16) -> ListenerKey {
     }
 }
 
-/// Whether anybody listens, or has listened, where a segment went. `address` is
-/// only asked for where the port is known.
+/// Whether anybody listens, or has listened, where a segment went that is answered
+/// by a reset; such resets are counted for the listener that has gone. `address`
+/// is only asked for where the port is known.
 #[inline(always)]
 pub(crate) fn find(
     control: *mut Control,
@@ -39,7 +41,7 @@ pub(crate) fn find(
     port: u16,
     address: impl FnOnce() -> Option<(u8, [u64; 2])>,
 ) -> Listened {
-    let Some(listener) = LISTENERS.get_ptr(key(netns, port)) else {
+    let Some(entry) = LISTENERS.get_ptr_mut(key(netns, port)) else {
         // SAFETY: a valid map value, whole 8-byte load.
         let forgotten = unsafe { ptr::read_volatile(&raw const (*control).listeners_forgotten) };
         return if forgotten == 0 {
@@ -50,7 +52,7 @@ pub(crate) fn find(
     };
     // SAFETY: a valid map value; entries are never removed. A torn address is
     // read as another one, for one segment.
-    let listener = unsafe { listener.read() };
+    let listener = unsafe { entry.read() };
     let when = if listener.any_address == ANY_V4 | ANY_V6 {
         listener.at(ANY_V4, [0; 2])
     } else {
@@ -59,9 +61,14 @@ pub(crate) fn find(
             None => Listened::Unknown,
         }
     };
-    if when as u8 == Listened::Before as u8 && is_long_ago(control, listener.stopped) {
+    if when as u8 != Listened::Before as u8 {
+        return when;
+    }
+    if is_long_ago(control, listener.stopped) {
         return Listened::Unknown;
     }
+    // SAFETY: a valid map value, shared by all CPUs.
+    unsafe { kernel::add(&raw mut (*entry).resets, 1) };
     when
 }
 
@@ -92,6 +99,8 @@ pub(crate) fn begin(control: *mut Control, sk: Sock, owner: Owner) {
     } else {
         0
     };
+    // SAFETY: takes no argument and reads a clock.
+    let now = unsafe { bpf_ktime_get_ns() };
     let entry = Listener {
         address,
         any_address: any,
@@ -103,6 +112,8 @@ pub(crate) fn begin(control: *mut Control, sk: Sock, owner: Owner) {
         workload: owner.workload,
         stopped: 0,
         stopped_ns: 0,
+        started_ns: now,
+        resets: 0,
         exit_code: 0,
         pad: 0,
     };
@@ -128,6 +139,7 @@ pub(crate) fn begin(control: *mut Control, sk: Sock, owner: Owner) {
         }
         if (*listener).listening == 0 {
             (*listener).shared = 0;
+            (*listener).started_ns = now;
         } else if (*listener).holder != holder {
             (*listener).shared = 1;
         }
@@ -135,6 +147,27 @@ pub(crate) fn begin(control: *mut Control, sk: Sock, owner: Owner) {
         (*listener).workload = owner.workload;
         (*listener).listening += 1;
     }
+}
+
+/// A process has accepted a connection. Where a service manager listens for it
+/// (`systemd.socket(5)`), the listener is its own from now on. Returns whether it
+/// is of that kind.
+#[inline(always)]
+pub(crate) fn accepted(sk: Sock, owner: Owner) -> bool {
+    let (Some(net), Some(port)) = (sk.net(), sk.common::<u16>(Field::SkNum)) else {
+        return false;
+    };
+    let Some(listener) = LISTENERS.get_ptr_mut(key(net.id(), port)) else {
+        return false;
+    };
+    // SAFETY: a valid map value; whole loads and stores.
+    unsafe {
+        if !process::is_manager(ptr::read_volatile(&raw const (*listener).holder)) {
+            return false;
+        }
+        ptr::write_volatile(&raw mut (*listener).workload, owner.workload);
+    }
+    true
 }
 
 /// A socket stops listening.
@@ -150,6 +183,7 @@ pub(crate) fn end(sk: Sock) {
             if (*listener).listening != 0 {
                 (*listener).listening -= 1;
             }
+            (*listener).resets = 0;
             (*listener).stopped = bpf_jiffies64();
             (*listener).stopped_ns = bpf_ktime_get_ns();
             (*listener).exited = kernel::flag(code.is_some());

@@ -2,7 +2,9 @@
 //!
 //! Hooks (tp_btf, all network namespaces): `tcp_send_reset` with its two
 //! prototypes, `tcp_receive_reset`, `inet_sock_set_state` for what is remembered
-//! of sockets, `inet_sk_error_report` for connections that die of silence; and
+//! of sockets, `inet_sk_error_report` for connections that die of silence;
+//! `kfree_skb` for resets that change nothing;
+//! fexit `inet_csk_accept` for who accepts, where the kernel allows it; and
 //! `iter/task_file` once, for the sockets there are at the start. No policy lives
 //! here: what a reset means is decided by `rst_common::classify`.
 #![no_std]
@@ -21,19 +23,21 @@
 
 mod closed;
 mod count;
+mod drops;
 mod emit;
 mod gather;
 mod kernel;
 mod listeners;
 mod maps;
+mod ports;
 mod process;
 mod sockets;
 mod tuple;
 
 use aya_ebpf::{
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns},
-    macros::{btf_tracepoint, raw_tracepoint},
-    programs::{BtfTracePointContext, RawTracePointContext},
+    macros::{btf_tracepoint, fexit, raw_tracepoint},
+    programs::{BtfTracePointContext, FExitContext, RawTracePointContext},
 };
 use rst_common::{
     cause::{Cause, Direction, Role, ends_connection, has_gap},
@@ -142,7 +146,7 @@ fn establish(sk: Sock) {
     {
         count::connection(&ConnectionKey {
             workload: owner.workload,
-            port: remote_port,
+            port: ports::bounded(remote_port),
             role: Role::Client as u8,
             pad: [0; 5],
         });
@@ -161,7 +165,7 @@ fn establish(sk: Sock) {
     sockets::begin(sk, life, owner);
     count::connection(&ConnectionKey {
         workload: owner.workload,
-        port,
+        port: ports::bounded(port),
         role: Role::Server as u8,
         pad: [0; 5],
     });
@@ -262,6 +266,53 @@ pub fn inet_sk_error_report(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// From 6.11 on: `(skb, location, reason, rx_sk)`.
+#[btf_tracepoint(function = "kfree_skb")]
+pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
+    drops::dropped(&ctx, ctx.arg(2), Some(3));
+    0
+}
+
+/// From 5.17 to 6.10: `(skb, location, reason)`.
+#[btf_tracepoint(function = "kfree_skb")]
+pub fn kfree_skb_no_socket(ctx: BtfTracePointContext) -> i32 {
+    drops::dropped(&ctx, ctx.arg(2), None);
+    0
+}
+
+/// Arguments of `inet_csk_accept` from 6.10 on: `(sk, arg)`. What it returns comes
+/// after them.
+const ACCEPT_ARGS: usize = 2;
+/// Before: `(sk, flags, err, kern)`.
+const ACCEPT_ARGS_BEFORE: usize = 4;
+
+/// From 6.10 on.
+#[fexit(function = "inet_csk_accept")]
+pub fn inet_csk_accept(ctx: FExitContext) -> i32 {
+    accept(&ctx, ACCEPT_ARGS);
+    0
+}
+
+/// Up to 6.9.
+#[fexit(function = "inet_csk_accept")]
+pub fn inet_csk_accept_4(ctx: FExitContext) -> i32 {
+    accept(&ctx, ACCEPT_ARGS_BEFORE);
+    0
+}
+
+/// A process takes a connection: it is the one that holds it, as far as anybody
+/// can know. The listener may be another's (socket activation): then it is that
+/// process's service, too.
+#[inline(always)]
+fn accept(ctx: &FExitContext, returned: usize) {
+    let Some(sk) = Sock::from_exit(ctx, returned) else {
+        return;
+    };
+    let owner = process::accepting();
+    let activated = listeners::accepted(sk, owner);
+    sockets::accepted(sk, gather::remote_port(sk), owner, activated);
+}
+
 /// `struct bpf_iter__task_file` of `kernel/bpf/task_iter.c`: where the task is.
 const ITER_TASK: usize = 1;
 /// Likewise the file.
@@ -314,7 +365,7 @@ fn send_reset(ctx: &BtfTracePointContext, raw_reason: u8) {
 
     let port = gather::service(&source, &mut facts);
     let verdict = classify_sent(&facts, kernel::times(control));
-    let key = count(control, &facts, verdict, raw_reason, port, &source);
+    let (key, recent) = count(control, &facts, verdict, raw_reason, port, &source);
     let doubt = match source.id() {
         Some(id) if facts.knows(known::SEGMENT) => count::retract_receive(control, &id),
         _ => 0,
@@ -328,8 +379,11 @@ fn send_reset(ctx: &BtfTracePointContext, raw_reason: u8) {
     let ctx = &kernel::again(ctx);
     segment.skb = Skb::from_arg(ctx, 1);
     let doubt = kernel::forget(u64::from(doubt)) as u32;
+    let recent = kernel::forget(u64::from(recent)) as u32;
     let sk = Sock::from_arg(ctx, 0);
-    emit::emit(ctx, control, &facts, &key, &source, sk, &segment, doubt);
+    emit::emit(
+        ctx, control, &facts, &key, &source, sk, &segment, doubt, recent,
+    );
 }
 
 #[inline(always)]
@@ -344,7 +398,7 @@ fn receive_reset(ctx: &BtfTracePointContext) {
 
     let port = gather::service(&source, &mut facts);
     let verdict = classify_received(&facts, kernel::times(control));
-    let key = count(control, &facts, verdict, RAW_NONE, port, &source);
+    let (key, recent) = count(control, &facts, verdict, RAW_NONE, port, &source);
     // `tcp_rcv_state_process`: the states in which data after shutdown ends in
     // `tcp_reset`.
     let doubtful = matches!(
@@ -368,8 +422,11 @@ fn receive_reset(ctx: &BtfTracePointContext) {
 
     let ctx = &kernel::again(ctx);
     let doubt = kernel::forget(u64::from(doubt)) as u32;
+    let recent = kernel::forget(u64::from(recent)) as u32;
     let sk = Sock::from_arg(ctx, 0);
-    emit::emit(ctx, control, &facts, &key, &source, sk, &segment, doubt);
+    emit::emit(
+        ctx, control, &facts, &key, &source, sk, &segment, doubt, recent,
+    );
 }
 
 /// What is remembered of a connection whose reset is counted.
@@ -383,7 +440,8 @@ fn ending(key: &CountKey) -> Ending {
     }
 }
 
-/// Counts what was decided.
+/// Counts what was decided. Also returns how many of its key this CPU has seen in
+/// this period.
 #[inline(always)]
 fn count(
     control: *mut Control,
@@ -392,7 +450,7 @@ fn count(
     raw_reason: u8,
     port: u16,
     source: &Source,
-) -> CountKey {
+) -> (CountKey, u32) {
     // The verifier would follow each verdict through all that comes after.
     let [cause, impact, role, ..] = kernel::forget(u64::from_le_bytes([
         verdict.cause as u8,
@@ -420,11 +478,11 @@ fn count(
         silence = gap(facts, cause);
         key.gap = kernel::bucket(control, silence) as u8 + 1;
     }
-    count::count(&key, silence);
+    let recent = count::count(&key, silence, kernel::period(control));
     if facts.knows(known::AGE) {
         count::age(control, &key, facts.age);
     }
-    key
+    (key, recent)
 }
 
 /// Not attached: the daemon runs it once, to learn the kernel's HZ from one

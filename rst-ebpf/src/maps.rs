@@ -7,13 +7,18 @@ use aya_ebpf::{
 };
 use rst_common::{
     cause::{Cause, Role},
-    count::{AGES_ENTRIES, Ages, ConnectionKey, CountKey, CountValue, OVERFLOW_ENTRIES},
+    count::{
+        AGES_ENTRIES, Ages, ConnectionKey, CountKey, CountValue, DETAIL_ENTRIES, OVERFLOW_ENTRIES,
+    },
+    drops::{Drops, MAX_DROPS},
     event::{Control, DOUBT_SLOTS, DetailStats, Doubt, PORT_WORDS},
     history::{Endings, Listener, ListenerKey, Set},
     layout::{ABSENT, FIELD_COUNT, Layout},
     owner::{Comm, NAMES as WORKLOAD_NAMES, PROCESSES as CAPACITY, Process},
     reason::MAX_REASONS,
 };
+
+use crate::drops::KINDS;
 
 /// `BPF_F_MMAPABLE` of `include/uapi/linux/bpf.h`.
 const MMAPABLE: u32 = 1 << 10;
@@ -93,9 +98,18 @@ pub(crate) static CONTROL: Array<Control> = Array::with_max_entries(1, MMAPABLE)
 #[map]
 pub(crate) static MULTIPLEXED: Array<u64> = Array::with_max_entries(PORT_WORDS as u32, 0);
 
+/// Ports that are told apart, a bit set, and behind it how many there are.
+#[map]
+pub(crate) static PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS as u32 + 1, 0);
+
+/// Resets that changed nothing, by `rst_common::cause::Ignored`.
+#[map]
+pub(crate) static IGNORED: PerCpuArray<u64> = PerCpuArray::with_max_entries(KINDS as u32, 0);
+
 /// What became of the detailed events.
 #[map]
-pub(crate) static DETAIL: PerCpuArray<DetailStats> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static DETAIL: PerCpuArray<DetailStats> =
+    PerCpuArray::with_max_entries(DETAIL_ENTRIES as u32, 0);
 
 /// Offsets of the kernel's fields, set by the daemon before load.
 #[unsafe(no_mangle)]
@@ -105,6 +119,10 @@ pub(crate) static LAYOUT: Layout = [ABSENT; FIELD_COUNT];
 /// the daemon before load.
 #[unsafe(no_mangle)]
 pub(crate) static REASONS: [u8; MAX_REASONS] = [0; MAX_REASONS];
+
+/// What the kernel's reasons for dropping packets mean for resets; likewise.
+#[unsafe(no_mangle)]
+pub(crate) static DROPS: Drops = [0; MAX_DROPS];
 
 /// Entries of `SOCKETS` less one; set by the daemon before load.
 #[unsafe(no_mangle)]
@@ -117,6 +135,10 @@ pub(crate) static CLOSED_SETS: u32 = 1;
 /// Start of every hash of a tuple; likewise, at random.
 #[unsafe(no_mangle)]
 pub(crate) static SEED: u64 = 0;
+
+/// Room in `PORTS`; likewise.
+#[unsafe(no_mangle)]
+pub(crate) static MAX_PORTS: u32 = 0;
 
 /// Whether the kernel has `bpf_get_current_task_btf`; likewise.
 #[unsafe(no_mangle)]

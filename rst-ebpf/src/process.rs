@@ -22,6 +22,9 @@ const PF_EXITING: u32 = 0x4;
 /// `PF_KTHREAD`, `include/linux/sched.h`.
 const PF_KTHREAD: u32 = 0x0020_0000;
 
+/// `systemd` as the kernel holds it.
+const SYSTEMD: Comm = [u64::from_ne_bytes(*b"systemd\0"), 0];
+
 /// Whose socket it is.
 #[derive(Clone, Copy)]
 pub(crate) struct Owner {
@@ -42,6 +45,17 @@ impl Owner {
 /// The process that runs now, as the one that connects or begins to listen.
 #[inline(always)]
 pub(crate) fn current() -> Owner {
+    running(OwnerSource::Connect)
+}
+
+/// The process that runs now, as the one that accepts a connection.
+#[inline(always)]
+pub(crate) fn accepting() -> Owner {
+    running(OwnerSource::Accept)
+}
+
+#[inline(always)]
+fn running(source: OwnerSource) -> Owner {
     // SAFETY: the helpers take nothing and return numbers.
     let (pid, cgroup) = unsafe {
         (
@@ -49,7 +63,15 @@ pub(crate) fn current() -> Owner {
             bpf_get_current_cgroup_id(),
         )
     };
-    owner(Task::current(), pid, cgroup, OwnerSource::Connect)
+    owner(Task::current(), pid, cgroup, source)
+}
+
+/// Whether a holder is a service manager, which listens for others: `systemd`, of
+/// the system or of a user.
+#[inline(always)]
+pub(crate) fn is_manager(holder: u64) -> bool {
+    let pid = Holder::unpack(holder).pid;
+    pid != 0 && name_of(pid) == Some(SYSTEMD)
 }
 
 /// The process of a task of an iterator.

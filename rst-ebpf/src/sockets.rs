@@ -68,6 +68,27 @@ pub(crate) fn found(sk: Sock, remote_port: u16, owner: Owner) {
     }
 }
 
+/// A connection is accepted. It stays the listener's service's, unless that
+/// listens for others.
+#[inline(always)]
+pub(crate) fn accepted(sk: Sock, remote_port: u16, owner: Owner, activated: bool) {
+    let Some((life, before)) = find(sk, remote_port) else {
+        return;
+    };
+    let Some(set) = set(sk) else {
+        return;
+    };
+    let (slot, found) = choose(set, sk);
+    if found {
+        let workload = if activated || before.workload == 0 {
+            owner.workload
+        } else {
+            before.workload
+        };
+        write(slot, sk, life, Some(Owner { workload, ..owner }));
+    }
+}
+
 /// A connection is closed: what is known of it.
 #[inline(always)]
 pub(crate) fn end(sk: Sock, remote_port: u16, state: u8) -> Life {

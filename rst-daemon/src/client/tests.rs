@@ -38,7 +38,7 @@ fn events_are_read_whatever_the_pieces() {
         ": keep-alive\n\ndata: {json}\n\nevent: missed\ndata: {{\"missed\":7}}\n\n\
          event: later\ndata: x\n\nid: 3\n\ndata:{json}\r\n\r\ndata: unfinished"
     );
-    let reset = Item::Reset(Box::new(testing::reset()), json);
+    let reset = Item::Told(testing::reset().into(), json);
     let expected = [reset.clone(), Item::Missed(7), reset];
     for size in [1, 2, 3, 7, 64, stream.len()] {
         assert_eq!(parse(&stream, size).unwrap(), expected, "pieces of {size}");
@@ -126,8 +126,49 @@ fn resets_arrive_as_they_were_published() {
         let mut stream = stream(&daemon.socket(), &Filter::default()).await.unwrap();
         daemon.hub.publish(testing::reset());
         let json = text::json(&testing::reset()).unwrap();
-        let expected = Item::Reset(Box::new(testing::reset()), json);
+        let expected = Item::Told(testing::reset().into(), json);
         assert_eq!(stream.next().await.unwrap(), Some(expected));
+    });
+}
+
+#[test]
+fn a_restart_arrives_where_resets_of_all_kinds_are_wanted() {
+    testing::run(async {
+        let daemon = Daemon::start(Limits::default());
+        let port = |port| Filter {
+            port: Some(port),
+            ..Filter::default()
+        };
+        let mut wanted = stream(&daemon.socket(), &port(8000)).await.unwrap();
+        let mut others = [
+            stream(&daemon.socket(), &port(8001)).await.unwrap(),
+            stream(
+                &daemon.socket(),
+                &Filter {
+                    direction: Some(Direction::Sent),
+                    ..port(8000)
+                },
+            )
+            .await
+            .unwrap(),
+        ];
+        daemon.hub.publish(testing::restarted());
+        let json = text::json(&testing::restarted()).unwrap();
+        let expected = Item::Told(testing::restarted().into(), json);
+        assert_eq!(wanted.next().await.unwrap(), Some(expected));
+        // What comes next is the first they get.
+        for (stream, port) in others.iter_mut().zip([8001, 8000]) {
+            let reset = Reset {
+                direction: "sent".into(),
+                local: Some(testing::endpoint("10.0.1.5", port)),
+                ..testing::reset()
+            };
+            daemon.hub.publish(reset.clone());
+            let Some(Item::Told(told, _)) = stream.next().await.unwrap() else {
+                panic!("nothing told");
+            };
+            assert_eq!(told, reset.into());
+        }
     });
 }
 
@@ -147,10 +188,10 @@ fn the_filter_is_applied_by_the_daemon() {
         };
         daemon.hub.publish(testing::reset());
         daemon.hub.publish(wanted.clone());
-        let Some(Item::Reset(reset, _)) = stream.next().await.unwrap() else {
-            panic!("no reset");
+        let Some(Item::Told(told, _)) = stream.next().await.unwrap() else {
+            panic!("nothing told");
         };
-        assert_eq!(*reset, wanted);
+        assert_eq!(told, wanted.into());
     });
 }
 
@@ -166,7 +207,7 @@ fn what_was_missed_is_told() {
         assert_eq!(stream.next().await.unwrap(), Some(Item::Missed(9)));
         for _ in 0..CAPACITY {
             let item = stream.next().await.unwrap();
-            assert!(matches!(item, Some(Item::Reset(..))), "{item:?}");
+            assert!(matches!(item, Some(Item::Told(..))), "{item:?}");
         }
     });
 }

@@ -115,7 +115,7 @@ pub struct Btf<'a> {
     strings: &'a [u8],
     /// Byte position of each type, by id; id 0 is void.
     positions: Vec<u32>,
-    /// Ids of named structs, enums and typedefs that were asked for.
+    /// Ids of named structs, enums, typedefs and functions that were asked for.
     named: HashMap<&'a str, u32>,
 }
 
@@ -162,7 +162,7 @@ impl<'a> Btf<'a> {
             let found = btf.read(at)?;
             if matches!(
                 found.kind,
-                kind::STRUCT | kind::UNION | kind::ENUM | kind::ENUM64 | kind::TYPEDEF
+                kind::STRUCT | kind::UNION | kind::ENUM | kind::ENUM64 | kind::TYPEDEF | kind::FUNC
             ) && found.name != 0
             {
                 let name = btf.string(found.name);
@@ -254,6 +254,18 @@ impl<'a> Btf<'a> {
         }
         let function = self.resolve(pointer.size_or_id)?;
         (function.kind == kind::FUNC_PROTO).then(|| function.vlen.saturating_sub(1))
+    }
+
+    /// Number of arguments of a function, or `None` where the kernel has none of
+    /// this name that can be traced.
+    #[must_use]
+    pub fn function_args(&self, name: &str) -> Option<usize> {
+        let function = self.resolve(*self.named.get(name)?)?;
+        if function.kind != kind::FUNC {
+            return None;
+        }
+        let prototype = self.resolve(function.size_or_id)?;
+        (prototype.kind == kind::FUNC_PROTO).then_some(prototype.vlen)
     }
 
     fn step(&self, id: u32, name: &str, depth: usize) -> Option<Member> {

@@ -122,11 +122,26 @@ impl ControlPage {
         used.load(Ordering::Relaxed)
     }
 
-    /// Sets how many detailed events may have been sent since the start.
-    pub fn allow(&self, total: u64) {
+    /// Sets how many detailed events may have been sent since the start, and the
+    /// period of the shares that this is.
+    pub fn allow(&self, total: u64, period: u64) {
         // SAFETY: projects a field of the mapped struct without reading it.
         let allowed = self.atomic(|control| unsafe { &raw mut (*control).allowed });
+        // SAFETY: as above.
+        let current = self.atomic(|control| unsafe { &raw mut (*control).period });
         allowed.store(total, Ordering::Relaxed);
+        current.store(period, Ordering::Relaxed);
+    }
+
+    /// Sets how much of what is allowed is left to keys that have had less than
+    /// their share, and the share of a key in a period on each CPU.
+    pub fn share(&self, reserve: u64, share: u64) {
+        // SAFETY: projects a field of the mapped struct without reading it.
+        let kept = self.atomic(|control| unsafe { &raw mut (*control).reserve });
+        // SAFETY: as above.
+        let own = self.atomic(|control| unsafe { &raw mut (*control).share });
+        kept.store(reserve, Ordering::Relaxed);
+        own.store(share, Ordering::Relaxed);
     }
 }
 
@@ -139,10 +154,13 @@ impl Drop for ControlPage {
 }
 
 /// Token bucket for detailed events: `rate` a second, at most one second's
-/// worth saved up.
+/// worth saved up, and on top of it a reserve that is left to those who have had
+/// little: one noisy service does not hide the first resets of another.
 #[derive(Debug)]
 pub struct Budget {
     rate: u64,
+    /// What may be saved up.
+    capacity: u64,
     allowed: u64,
     /// Nanoseconds of credit not yet turned into a whole event, times `rate`.
     remainder: u128,
@@ -151,13 +169,22 @@ pub struct Budget {
 
 const SECOND: u128 = 1_000_000_000;
 
+/// How often each key gets its share of the reserve, nanoseconds.
+const PERIOD_NS: u64 = 1_000_000_000;
+
+/// Resets of a key that are told from the reserve, over all CPUs, in a period.
+const SHARE: u64 = 16;
+
 impl Budget {
     /// A full bucket at `now_ns`.
     #[must_use]
     pub fn new(rate: u32, now_ns: u64) -> Self {
+        let rate = u64::from(rate);
+        let capacity = rate + Self::reserve(rate);
         Self {
-            rate: u64::from(rate),
-            allowed: u64::from(rate),
+            rate,
+            capacity,
+            allowed: capacity,
             remainder: 0,
             last_ns: now_ns,
         }
@@ -173,14 +200,34 @@ impl Budget {
         self.allowed = self
             .allowed
             .saturating_add(whole)
-            .min(used.saturating_add(self.rate));
+            .min(used.saturating_add(self.capacity));
         self.allowed
+    }
+
+    /// How much of `rate` is left to those who have had little.
+    #[must_use]
+    pub const fn reserve(rate: u64) -> u64 {
+        rate.div_ceil(4)
+    }
+
+    /// How many resets of a key are told from the reserve, on each of so many CPUs,
+    /// in each period.
+    #[must_use]
+    pub const fn share(cpus: u64) -> u64 {
+        let share = SHARE / cpus;
+        if share == 0 { 1 } else { share }
+    }
+
+    /// The period of the shares at this moment.
+    #[must_use]
+    pub const fn period(now_ns: u64) -> u64 {
+        now_ns / PERIOD_NS
     }
 
     /// Whether the bucket is full, so that nothing is gained by topping it up.
     #[must_use]
     pub fn is_full(&self, used: u64) -> bool {
-        self.allowed >= used.saturating_add(self.rate)
+        self.allowed >= used.saturating_add(self.capacity)
     }
 }
 
@@ -191,13 +238,14 @@ mod tests {
     #[test]
     fn a_burst_of_one_second_then_the_rate() {
         let mut budget = Budget::new(1000, 0);
-        assert_eq!(budget.top_up(0, 0), 1000);
+        let reserve = Budget::reserve(1000);
+        assert_eq!(budget.top_up(0, 0), 1000 + reserve);
         assert!(budget.is_full(0));
         // All used at once: 20 ms give 20 more.
         assert!(!budget.is_full(1000));
-        assert_eq!(budget.top_up(20_000_000, 1000), 1020);
+        assert_eq!(budget.top_up(20_000_000, 1000), 1020 + reserve);
         // Saved up to one second's worth, never more.
-        assert_eq!(budget.top_up(20_000_000_000, 1020), 2020);
+        assert_eq!(budget.top_up(20_000_000_000, 1020), 2020 + reserve);
         assert!(budget.is_full(1020));
     }
 
@@ -206,9 +254,14 @@ mod tests {
         let mut budget = Budget::new(3, 0);
         let mut total = 0;
         for step in 1..=1000 {
-            total = budget.top_up(step * 1_000_000, 3);
+            total = budget.top_up(step * 1_000_000, 4);
         }
-        assert_eq!(total, 6);
+        assert_eq!(total, 7);
+    }
+
+    #[test]
+    fn shares_are_of_all_cpus() {
+        assert_eq!([1, 2, 16, 512].map(Budget::share), [16, 8, 1, 1]);
     }
 
     #[test]

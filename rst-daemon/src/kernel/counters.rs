@@ -1,24 +1,30 @@
 //! Reads the exact counts from the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
-use aya::maps::{MapData, MapError, PerCpuArray, PerCpuHashMap};
-use rst_common::cause::{Cause, Direction, Impact, Role};
-use rst_common::count::{Ages, ages_index, ages_retracted_index, overflow_parts};
+use aya::Pod;
+use aya::maps::{MapData, PerCpuArray, PerCpuValues};
+use rst_common::cause::{Cause, Direction, Ignored, Impact, Role};
+use rst_common::count::{
+    Ages, CountKey, OTHER_PORT, ages_index, ages_retracted_index, detail_index, overflow_parts,
+};
 use rst_common::event::DetailStats;
 use rst_common::history::{BUCKET_SLOTS, BUCKETS};
 
-/// [`rst_common::count::CountKey`] as it lies in memory.
-type RawKey = [u8; 16];
+use super::batch::Batch;
+
+/// Words of [`rst_common::count::CountKey`].
+const KEY_WORDS: usize = 2;
+const _: () = assert!(size_of::<CountKey>() == KEY_WORDS * size_of::<u64>());
 /// [`rst_common::count::CountValue`] as it lies in memory.
-type RawValue = [u64; 3];
+type RawValue = [u64; VALUE_WORDS];
+const VALUE_WORDS: usize = 4;
 /// [`DetailStats`] as it lies in memory.
 type RawDetail = [u64; 2];
 /// [`Ages`] as it lies in memory.
 type RawAges = [u64; BUCKET_SLOTS + 1];
 const _: () = assert!(size_of::<RawAges>() == size_of::<Ages>());
-/// [`rst_common::count::ConnectionKey`] as it lies in memory.
-type RawConnectionKey = [u64; 2];
 
 /// What a count belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,18 +109,18 @@ pub struct Counts {
     pub timeouts: BTreeMap<Connections, u64>,
     /// Connections that were made.
     pub connections: BTreeMap<Connections, u64>,
-    /// Detailed events.
-    pub detail: DetailStats,
+    /// Resets that changed nothing.
+    pub ignored: BTreeMap<Ignored, u64>,
+    /// Detailed events that were not sent.
+    pub detail: BTreeMap<Cause, DetailStats>,
     /// Series in the kernel's map.
     pub entries: usize,
-    /// Resets counted under `other`, because the map is full.
-    pub overflow: u64,
 }
 
 /// The kernel's maps of counts.
 pub struct CountMaps {
     /// `RESETS`.
-    pub resets: PerCpuHashMap<MapData, RawKey, RawValue>,
+    pub resets: Batch<KEY_WORDS, VALUE_WORDS>,
     /// `OVERFLOW`.
     pub overflow: PerCpuArray<MapData, RawValue>,
     /// `OVERFLOW_GAPS`.
@@ -122,13 +128,15 @@ pub struct CountMaps {
     /// `AGES`.
     pub ages: PerCpuArray<MapData, RawAges>,
     /// `TIMEOUTS`.
-    pub timeouts: PerCpuHashMap<MapData, RawConnectionKey, u64>,
+    pub timeouts: Batch<KEY_WORDS, 1>,
     /// `TIMEOUTS_OVERFLOW`.
     pub timeouts_overflow: PerCpuArray<MapData, u64>,
     /// `CONNECTIONS`.
-    pub connections: PerCpuHashMap<MapData, RawConnectionKey, u64>,
+    pub connections: Batch<KEY_WORDS, 1>,
     /// `CONNECTIONS_OVERFLOW`.
     pub connections_overflow: PerCpuArray<MapData, u64>,
+    /// `IGNORED`.
+    pub ignored: PerCpuArray<MapData, u64>,
     /// `DETAIL`.
     pub detail: PerCpuArray<MapData, RawDetail>,
 }
@@ -183,7 +191,7 @@ impl Counters {
     }
 
     /// Reads everything.
-    pub fn read(&mut self) -> Result<Counts, MapError> {
+    pub fn read(&mut self) -> io::Result<Counts> {
         let ages = self.read_ages()?;
         let first = self.read_raw()?;
         // A receive event that is none is counted a moment before it is taken
@@ -205,9 +213,6 @@ impl Counters {
             }
             let published = self.published.entry(series).or_default();
             *published = (*published).max(resets.saturating_sub(retracted));
-            if series.port == Label::Other {
-                counts.overflow += *published;
-            }
             counts.resets.insert(series, *published);
         }
         for ((direction, cause), mut histogram) in ages {
@@ -225,9 +230,17 @@ impl Counters {
         counts.timeouts = read_connections(&self.maps.timeouts, &self.maps.timeouts_overflow)?;
         counts.connections =
             read_connections(&self.maps.connections, &self.maps.connections_overflow)?;
-        for [sampled_out, lost] in self.maps.detail.get(&0, 0)?.iter() {
-            counts.detail.sampled_out += sampled_out;
-            counts.detail.lost += lost;
+        for why in Ignored::ALL {
+            let count = get(&self.maps.ignored, *why as u32)?.iter().sum();
+            counts.ignored.insert(*why, count);
+        }
+        for cause in Cause::ALL {
+            let mut detail = DetailStats::default();
+            for [sampled_out, lost] in get(&self.maps.detail, detail_index(*cause as u8))?.iter() {
+                detail.sampled_out += sampled_out;
+                detail.lost += lost;
+            }
+            counts.detail.insert(*cause, detail);
         }
         Ok(counts)
     }
@@ -245,15 +258,14 @@ impl Counters {
         })
     }
 
-    fn read_raw(&self) -> Result<Raw, MapError> {
+    fn read_raw(&self) -> io::Result<Raw> {
         let mut raw = Raw::default();
-        for item in &self.maps.resets {
-            let (key, values) = item?;
+        self.maps.resets.each(|key, values| {
             raw.entries += 1;
             let Some((series, bucket)) = series(key) else {
-                continue;
+                return;
             };
-            let [resets, retracted, gap] = sum(&values);
+            let [resets, retracted, gap, _] = sum(values);
             let value = raw.values.entry(series).or_default();
             value[0] += resets;
             value[1] += retracted;
@@ -263,9 +275,9 @@ impl Counters {
                 gaps.buckets[bucket.min(BUCKETS.len())] += resets;
                 gaps.sum += gap;
             }
-        }
+        })?;
         for index in 0..self.maps.overflow.len() {
-            let [resets, retracted, _] = sum(&self.maps.overflow.get(&index, 0)?);
+            let [resets, retracted, ..] = sum(&get(&self.maps.overflow, index)?);
             if resets == 0 && retracted == 0 {
                 continue;
             }
@@ -298,7 +310,7 @@ impl Counters {
     }
 
     /// Ages as counted, before any are taken back.
-    fn read_ages(&self) -> Result<BTreeMap<(Direction, Cause), Histogram>, MapError> {
+    fn read_ages(&self) -> io::Result<BTreeMap<(Direction, Cause), Histogram>> {
         let mut ages = BTreeMap::new();
         for direction in Direction::ALL {
             for cause in Cause::ALL {
@@ -314,20 +326,19 @@ impl Counters {
 }
 
 fn read_connections(
-    map: &PerCpuHashMap<MapData, RawConnectionKey, u64>,
+    map: &Batch<KEY_WORDS, 1>,
     overflow: &PerCpuArray<MapData, u64>,
-) -> Result<BTreeMap<Connections, u64>, MapError> {
+) -> io::Result<BTreeMap<Connections, u64>> {
     let mut counts = BTreeMap::new();
-    for item in map {
-        let ([workload, rest], values) = item?;
+    map.each(|[workload, rest], values| {
         let [port_low, port_high, role, ..] = rest.to_ne_bytes();
         let role = Role::from_byte(role).unwrap_or(Role::Unknown);
         let port = port_label(u16::from_ne_bytes([port_low, port_high]));
         let key = (role, workload_label(workload), port);
-        *counts.entry(key).or_default() += values.iter().sum::<u64>();
-    }
+        *counts.entry(key).or_default() += values.iter().flatten().sum::<u64>();
+    })?;
     for role in Role::ALL {
-        let count: u64 = overflow.get(&(*role as u32), 0)?.iter().sum();
+        let count: u64 = get(overflow, *role as u32)?.iter().sum();
         if count != 0 {
             counts.insert((*role, Label::Other, Label::Other), count);
         }
@@ -335,34 +346,31 @@ fn read_connections(
     Ok(counts)
 }
 
-fn read_histogram(map: &PerCpuArray<MapData, RawAges>, index: u32) -> Result<Histogram, MapError> {
+/// What each CPU has at an index.
+fn get<V: Pod>(map: &PerCpuArray<MapData, V>, index: u32) -> io::Result<PerCpuValues<V>> {
+    map.get(&index, 0).map_err(io::Error::other)
+}
+
+fn read_histogram(map: &PerCpuArray<MapData, RawAges>, index: u32) -> io::Result<Histogram> {
     let mut histogram = Histogram::default();
-    for raw in map.get(&index, 0)?.iter() {
+    for raw in get(map, index)?.iter() {
         histogram.add(&Histogram::of(raw));
     }
     Ok(histogram)
 }
 
 fn sum(values: &[RawValue]) -> RawValue {
-    values.iter().fold([0; 3], |[a, b, c], [more, less, gap]| {
-        [a + more, b + less, c + gap]
-    })
+    values
+        .iter()
+        .fold([0; 4], |[a, b, c, _], [more, less, gap, _]| {
+            [a + more, b + less, c + gap, 0]
+        })
 }
 
 /// The series of a key and its bucket of silence; `None` for bytes that no
 /// program of ours writes.
-fn series(key: RawKey) -> Option<(Series, Option<usize>)> {
-    let [
-        direction,
-        cause,
-        impact,
-        role,
-        reason,
-        gap,
-        low,
-        high,
-        workload @ ..,
-    ] = key;
+fn series([labels, workload]: [u64; KEY_WORDS]) -> Option<(Series, Option<usize>)> {
+    let [direction, cause, impact, role, reason, gap, low, high] = labels.to_ne_bytes();
     let series = Series {
         direction: Direction::from_byte(direction)?,
         cause: Cause::from_byte(cause)?,
@@ -374,16 +382,16 @@ fn series(key: RawKey) -> Option<(Series, Option<usize>)> {
             Label::Value(reason)
         },
         port: port_label(u16::from_ne_bytes([low, high])),
-        workload: workload_label(u64::from_ne_bytes(workload)),
+        workload: workload_label(workload),
     };
     Some((series, usize::from(gap).checked_sub(1)))
 }
 
 fn port_label(port: u16) -> Label<u16> {
-    if port == 0 {
-        Label::None
-    } else {
-        Label::Value(port)
+    match port {
+        0 => Label::None,
+        OTHER_PORT => Label::Other,
+        port => Label::Value(port),
     }
 }
 
@@ -403,7 +411,7 @@ mod tests {
     #[test]
     fn a_key_reads_back_as_its_series() {
         let [port_low, port_high] = 443u16.to_ne_bytes();
-        let key = [
+        let labels = [
             Direction::Received as u8,
             Cause::PeerClosed as u8,
             Impact::Benign as u8,
@@ -412,17 +420,9 @@ mod tests {
             11,
             port_low,
             port_high,
-            1,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
         ];
         assert_eq!(
-            series(key),
+            series([u64::from_ne_bytes(labels), 1]),
             Some((
                 Series {
                     direction: Direction::Received,
@@ -431,11 +431,11 @@ mod tests {
                     role: Role::Client,
                     reason: Label::None,
                     port: Label::Value(443),
-                    workload: Label::Value(u64::from_ne_bytes([1, 0, 0, 0, 0, 0, 0, 0])),
+                    workload: Label::Value(1),
                 },
                 Some(10)
             ))
         );
-        assert_eq!(series([9; 16]), None);
+        assert_eq!(series([u64::MAX; 2]), None);
     }
 }

@@ -1,5 +1,6 @@
 //! Looks the table of kernel fields up in the running kernel's BTF.
 
+use rst_common::drops::{Drops, MAX_DROPS, entry};
 use rst_common::layout::{ABSENT, FIELD_COUNT, FIELDS, KernelField, Kind, Layout, Need};
 use rst_common::reason::{MAX_REASONS, Reason};
 
@@ -10,13 +11,19 @@ const HELPER_ENUM: &str = "bpf_func_id";
 /// The enum of the kernel's reasons.
 const REASON_ENUM: &str = "sk_rst_reason";
 const REASON_PREFIX: &str = "SK_RST_REASON_";
+/// The enum of the kernel's reasons to drop a packet.
+const DROP_ENUM: &str = "skb_drop_reason";
+const DROP_PREFIX: &str = "SKB_DROP_REASON_";
 /// Typedefs that carry the prototypes of the tracepoints.
-const PROTOTYPES: [&str; 4] = [
+const PROTOTYPES: [&str; 5] = [
+    "btf_trace_kfree_skb",
     "btf_trace_tcp_send_reset",
     "btf_trace_tcp_receive_reset",
     "btf_trace_inet_sock_set_state",
     "btf_trace_inet_sk_error_report",
 ];
+/// What gives a connection to the process that accepts it.
+const ACCEPT: &str = "inet_csk_accept";
 
 /// Why this kernel's structures can't be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -44,12 +51,18 @@ pub struct KernelLayout {
     pub absent: Vec<String>,
     /// Number to [`Reason`] byte, for the programs.
     pub reasons: [u8; MAX_REASONS],
+    /// Number of a reason to drop a packet to what it means for a reset.
+    pub drops: Drops,
+    /// Arguments of the tracepoint `kfree_skb`: 4, before 6.11 3, before 5.17 2.
+    pub kfree_skb_args: Option<usize>,
     /// Number to the kernel's name without its prefix.
     pub reason_names: Vec<Option<String>>,
     /// Whether `tcp_send_reset` passes a reason (6.10 and newer).
     pub send_reset_has_reason: bool,
     /// Whether `inet_sk_error_report` is there (5.14 and newer).
     pub has_error_report: bool,
+    /// Arguments of `inet_csk_accept`, where it can be traced: 2, before 6.10 4.
+    pub accept_args: Option<usize>,
     /// Whether programs get the current task typed (5.11 and newer).
     pub has_task_btf: bool,
     /// Whether programs find the socket of a file (5.11 and newer).
@@ -60,8 +73,9 @@ pub struct KernelLayout {
 #[must_use]
 pub fn wanted() -> Vec<&'static str> {
     let mut names: Vec<_> = FIELDS.iter().map(|field| field.root).collect();
-    names.extend([REASON_ENUM, HELPER_ENUM]);
+    names.extend([REASON_ENUM, DROP_ENUM, HELPER_ENUM]);
     names.extend(PROTOTYPES);
+    names.push(ACCEPT);
     names.sort_unstable();
     names.dedup();
     names
@@ -102,8 +116,11 @@ pub fn resolve(btf: &Btf<'_>) -> Result<KernelLayout, LayoutError> {
         absent,
         reasons,
         reason_names,
+        drops: drops(btf),
+        kfree_skb_args: btf.tracepoint_args("kfree_skb"),
         send_reset_has_reason: args >= 3,
         has_error_report: btf.tracepoint_args("inet_sk_error_report").is_some(),
+        accept_args: btf.function_args(ACCEPT),
         has_task_btf: has_helper("BPF_FUNC_get_current_task_btf"),
         has_sock_from_file: has_helper("BPF_FUNC_sock_from_file"),
     })
@@ -152,6 +169,18 @@ fn reasons(btf: &Btf<'_>) -> ([u8; MAX_REASONS], Vec<Option<String>>) {
         }
     }
     (bytes, names)
+}
+
+fn drops(btf: &Btf<'_>) -> Drops {
+    let mut drops = [0; MAX_DROPS];
+    for (member, value) in btf.enum_members(DROP_ENUM) {
+        let entry = member.strip_prefix(DROP_PREFIX).map_or(0, entry);
+        let index = usize::try_from(value).ok();
+        if let Some(slot) = index.and_then(|index| drops.get_mut(index)) {
+            *slot = entry;
+        }
+    }
+    drops
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use aya::programs::{
-    BtfTracePoint, Iter, Program, ProgramError, RawTracePoint, RawTracePointRunOptions,
+    BtfTracePoint, FExit, Iter, Program, ProgramError, RawTracePoint, RawTracePointRunOptions,
     TestRun as _,
 };
 use aya::{Btf, Ebpf, EbpfLoader};
@@ -16,6 +16,7 @@ use rst_common::event::{Doubt, PORT_WORDS};
 use rst_common::history::{CLOSED_SECONDS, ENDINGS, Ending, WAYS, bucket_bounds};
 use rst_common::owner::Comm;
 
+use super::batch::Batch;
 use super::btf::{self, BtfError};
 use super::control::ControlPage;
 use super::counters::{CountMaps, Counters};
@@ -45,6 +46,8 @@ pub struct Probe {
 enum Kind {
     /// A tracepoint, by its BTF (tp_btf).
     Tracepoint,
+    /// The return of a function (fexit).
+    Return,
     /// An iterator that is run once, when all else is attached.
     Iterator,
 }
@@ -89,6 +92,28 @@ pub const PROBES: &[Probe] = &[
         program: |kernel| kernel.has_error_report.then_some("inet_sk_error_report"),
     },
     Probe {
+        name: "kfree_skb",
+        required: false,
+        shows: "resets that arrive and change nothing (since Linux 5.17)",
+        kind: Kind::Tracepoint,
+        program: |kernel| match kernel.kfree_skb_args? {
+            0..3 => None,
+            3 => Some("kfree_skb_no_socket"),
+            _ => Some("kfree_skb"),
+        },
+    },
+    Probe {
+        name: "inet_csk_accept",
+        required: false,
+        shows: "which process of a service accepts a connection; without it, the one that listens",
+        kind: Kind::Return,
+        program: |kernel| match kernel.accept_args? {
+            2 => Some("inet_csk_accept"),
+            4 => Some("inet_csk_accept_4"),
+            _ => None,
+        },
+    },
+    Probe {
         name: SOCKETS_AT_START,
         required: false,
         shows: "whose the sockets were before rst started (since Linux 5.11)",
@@ -111,6 +136,8 @@ pub struct Settings<'a> {
     pub ring_bytes: u32,
     /// Entries of the count map.
     pub max_series: u32,
+    /// Ports told apart.
+    pub max_ports: u32,
     /// Silence after which a connection counts as idle, milliseconds.
     pub idle_ms: u32,
     /// Ports that carry many requests at once.
@@ -174,6 +201,14 @@ pub enum LoadError {
         name: &'static str,
         /// What is wrong.
         source: MapError,
+    },
+    /// A map can't be read as a whole.
+    #[error("cannot read map `{name}`: {source}")]
+    Batch {
+        /// Its name.
+        name: &'static str,
+        /// What is wrong.
+        source: io::Error,
     },
     /// The kernel gives no random numbers.
     #[error("cannot read a random number: {0}")]
@@ -283,10 +318,12 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
         .btf(Some(&kernel_btf))
         .override_global("LAYOUT", &layout.layout[..], true)
         .override_global("REASONS", &layout.reasons[..], true)
+        .override_global("DROPS", &layout.drops[..], true)
         .override_global("AYA_LOG_LEVEL", &log_level, false)
         .override_global("SOCKETS_MASK", &(sockets - 1), true)
         .override_global("CLOSED_SETS", &closed, true)
         .override_global("SEED", &seed, true)
+        .override_global("MAX_PORTS", &settings.max_ports, true)
         .override_global("HAS_TASK_BTF", &u8::from(layout.has_task_btf), true)
         .map_max_entries("SOCKETS", sockets)
         .map_max_entries("CLOSED", closed)
@@ -328,19 +365,27 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
 
     let ring = open(&mut ebpf, "EVENTS")?;
     let counters = Counters::new(CountMaps {
-        resets: open(&mut ebpf, "RESETS")?,
+        resets: open_batch(&mut ebpf, "RESETS")?,
         overflow: open(&mut ebpf, "OVERFLOW")?,
         overflow_gaps: open(&mut ebpf, "OVERFLOW_GAPS")?,
         ages: open(&mut ebpf, "AGES")?,
-        timeouts: open(&mut ebpf, "TIMEOUTS")?,
+        timeouts: open_batch(&mut ebpf, "TIMEOUTS")?,
         timeouts_overflow: open(&mut ebpf, "TIMEOUTS_OVERFLOW")?,
-        connections: open(&mut ebpf, "CONNECTIONS")?,
+        connections: open_batch(&mut ebpf, "CONNECTIONS")?,
         connections_overflow: open(&mut ebpf, "CONNECTIONS_OVERFLOW")?,
+        ignored: open(&mut ebpf, "IGNORED")?,
         detail: open(&mut ebpf, "DETAIL")?,
     });
     let doubts = open(&mut ebpf, "DOUBTS")?;
     let names = open(&mut ebpf, "NAMES")?;
-    let listeners = Listeners::new(open(&mut ebpf, "LISTENERS")?);
+    let Some(Map::HashMap(map)) = ebpf.map("LISTENERS") else {
+        return Err(LoadError::Object("LISTENERS"));
+    };
+    let all = Batch::shared(map).map_err(|source| LoadError::Batch {
+        name: "LISTENERS",
+        source,
+    })?;
+    let listeners = Listeners::new(open(&mut ebpf, "LISTENERS")?, all);
     Ok(Kernel {
         ebpf,
         ring,
@@ -374,6 +419,7 @@ fn attach_probes(
         };
         let result = match probe.kind {
             Kind::Tracepoint => attach_tracepoint(ebpf, probe.name, program, kernel_btf),
+            Kind::Return => attach_return(ebpf, probe.name, program, kernel_btf),
             Kind::Iterator => run_iterator(ebpf, probe.name, program, kernel_btf),
         };
         match result {
@@ -442,6 +488,18 @@ fn attach_tracepoint(
     Ok(())
 }
 
+fn attach_return(
+    ebpf: &mut Ebpf,
+    name: &str,
+    program: &'static str,
+    btf: &Btf,
+) -> Result<(), ProgramError> {
+    let program: &mut FExit = find(ebpf, program)?.try_into()?;
+    program.load(name, btf)?;
+    program.attach()?;
+    Ok(())
+}
+
 /// Runs the program once for each item of the iterator, and unloads it.
 fn run_iterator(
     ebpf: &mut Ebpf,
@@ -490,6 +548,17 @@ fn open<M: TryFrom<Map, Error = MapError>>(
 ) -> Result<M, LoadError> {
     let map = ebpf.take_map(name).ok_or(LoadError::Object(name))?;
     M::try_from(map).map_err(map_error(name))
+}
+
+/// A hash map with a value for each CPU, to be read as a whole.
+fn open_batch<const K: usize, const V: usize>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<Batch<K, V>, LoadError> {
+    let Some(Map::PerCpuHashMap(map)) = ebpf.map(name) else {
+        return Err(LoadError::Object(name));
+    };
+    Batch::per_cpu(map).map_err(|source| LoadError::Batch { name, source })
 }
 
 fn map_error(name: &'static str) -> impl FnOnce(MapError) -> LoadError {

@@ -1,6 +1,7 @@
 //! Reads the ring buffer: wakes once for a lone event, then looks every
 //! [`TICK`] until things are quiet again, so that a storm costs no wake-ups.
 
+use std::num::NonZero;
 use std::time::Duration;
 
 use aya::maps::{Array, MapData, RingBuf};
@@ -18,7 +19,7 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// Longest sleep: bounds what a lost wake-up could cost. The protocol loses
 /// none but in one case, a ring that fills up between a commit and its wake-up.
-const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+pub const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
 /// How long a received event that may be none is held back. The event that
 /// takes it back follows within microseconds.
@@ -114,6 +115,7 @@ pub struct Reader {
     budget: Budget,
     held: Held,
     stats: ReaderStats,
+    read_at: u64,
 }
 
 impl Reader {
@@ -125,6 +127,11 @@ impl Reader {
         details_per_second: u32,
     ) -> std::io::Result<Self> {
         let budget = Budget::new(details_per_second, monotonic_ns());
+        let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+        control.share(
+            Budget::reserve(u64::from(details_per_second)),
+            Budget::share(cpus as u64),
+        );
         // SAFETY: the descriptor belongs to the map inside `ring`, which closes
         // it only when it is dropped, after the registration.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
@@ -136,6 +143,7 @@ impl Reader {
             budget,
             held: Held::default(),
             stats: ReaderStats::default(),
+            read_at: monotonic_ns(),
         };
         reader.top_up();
         Ok(reader)
@@ -147,9 +155,20 @@ impl Reader {
         self.stats
     }
 
-    /// Waits until there is something to read, then reads all of it. Returns
-    /// after each round, so that the caller can do something between rounds.
-    pub async fn round(&mut self, deliver: &mut impl FnMut(Event)) -> std::io::Result<()> {
+    /// When the ring was read last, `CLOCK_MONOTONIC`, nanoseconds.
+    #[must_use]
+    pub fn read_at(&self) -> u64 {
+        self.read_at
+    }
+
+    /// Waits until there is something to read, but no longer than this, then reads
+    /// all of it. Returns after each round, so that the caller can do something
+    /// between rounds.
+    pub async fn round(
+        &mut self,
+        deliver: &mut impl FnMut(Event),
+        patience: Duration,
+    ) -> std::io::Result<()> {
         if self.drain(deliver).await {
             tokio::time::sleep(TICK).await;
             return Ok(());
@@ -161,7 +180,7 @@ impl Reader {
             return Ok(());
         }
         // Readiness left over from records read meanwhile costs one more round.
-        if let Ok(guard) = tokio::time::timeout(LONGEST_SLEEP, self.ring.readable_mut()).await {
+        if let Ok(guard) = tokio::time::timeout(patience, self.ring.readable_mut()).await {
             guard?.clear_ready();
         }
         self.control.stay_awake();
@@ -171,6 +190,7 @@ impl Reader {
     /// Reads what is there; returns whether there is reason to look again soon.
     /// Yields now and then: those that the events are for run on this thread.
     async fn drain(&mut self, deliver: &mut impl FnMut(Event)) -> bool {
+        self.read_at = monotonic_ns();
         let mut records = 0;
         loop {
             let batch = self.read_batch(deliver);
@@ -228,8 +248,9 @@ impl Reader {
     }
 
     fn top_up(&mut self) {
-        let allowed = self.budget.top_up(monotonic_ns(), self.control.used());
-        self.control.allow(allowed);
+        let now_ns = monotonic_ns();
+        let allowed = self.budget.top_up(now_ns, self.control.used());
+        self.control.allow(allowed, Budget::period(now_ns));
     }
 }
 

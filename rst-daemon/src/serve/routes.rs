@@ -101,7 +101,7 @@ fn stream(
     let source = Source {
         // Here and not in the pump: what happens after the answer's head is
         // in the stream.
-        resets: serve.hub.subscribe(),
+        told: serve.hub.subscribe(),
         filter,
         keep_alive: offer.limits.keep_alive,
         place,

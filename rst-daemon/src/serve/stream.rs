@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::filter::Filter;
-use crate::reset::Reset;
+use crate::reset::Told;
 use crate::serve::stopped;
 use crate::text;
 
@@ -41,7 +40,7 @@ impl Body for StreamBody {
 
 /// What feeds a stream.
 pub(super) struct Source {
-    pub(super) resets: broadcast::Receiver<Arc<Reset>>,
+    pub(super) told: broadcast::Receiver<Told>,
     pub(super) filter: Filter,
     pub(super) keep_alive: Duration,
     /// Its place among the streams, given back when the stream ends.
@@ -64,7 +63,7 @@ pub(super) fn start(source: Source, shutdown: watch::Receiver<bool>) -> StreamBo
 
 async fn pump(source: Source, sender: mpsc::Sender<Bytes>, mut shutdown: watch::Receiver<bool>) {
     let Source {
-        mut resets,
+        mut told,
         filter,
         keep_alive,
         place: _place,
@@ -77,8 +76,8 @@ async fn pump(source: Source, sender: mpsc::Sender<Bytes>, mut shutdown: watch::
             // is left comes before the end.
             biased;
             _ = ticks.tick() => Some(Bytes::from_static(b": keep-alive\n\n")),
-            reset = resets.recv() => match reset {
-                Ok(reset) => filter.matches(&reset).then(|| event(&reset)).flatten(),
+            next = told.recv() => match next {
+                Ok(next) => filter.wants(&next).then(|| event(&next)).flatten(),
                 Err(RecvError::Lagged(count)) => Some(missed(count)),
                 Err(RecvError::Closed) => return,
             },
@@ -92,11 +91,15 @@ async fn pump(source: Source, sender: mpsc::Sender<Bytes>, mut shutdown: watch::
     }
 }
 
-fn event(reset: &Reset) -> Option<Bytes> {
-    match text::json(reset) {
-        Ok(json) => Some(format!("data: {json}\n\n").into()),
+fn event(told: &Told) -> Option<Bytes> {
+    let (kind, json) = match told {
+        Told::Reset(reset) => ("", text::json(reset.as_ref())),
+        Told::Restarted(restarted) => ("event: restart\n", text::json(restarted.as_ref())),
+    };
+    match json {
+        Ok(json) => Some(format!("{kind}data: {json}\n\n").into()),
         Err(error) => {
-            tracing::warn!(%error, "a reset can't be written as JSON");
+            tracing::warn!(%error, "an event can't be written as JSON");
             None
         }
     }

@@ -1,6 +1,6 @@
 //! Names the workloads that the programs know by number.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,6 +8,7 @@ use rst_common::owner::{BY_NAME, Comm, NAMES, ROOT_CGROUP};
 
 use super::cgroups::Cgroups;
 use super::{of_cgroup, of_comm};
+use crate::metrics::OTHER;
 use crate::reset::Workload;
 use crate::text::until_zero;
 
@@ -29,17 +30,21 @@ pub struct Resolver {
     name_of: NameOf,
     names: HashMap<u64, Named>,
     labels: HashMap<u64, Option<Arc<str>>>,
+    published: HashSet<Arc<str>>,
+    max_labels: usize,
 }
 
 impl Resolver {
-    /// Without `cgroups` only command names are known.
+    /// Without `cgroups` only command names are known. So many names are published.
     #[must_use]
-    pub fn new(cgroups: Option<Cgroups>, name_of: NameOf) -> Self {
+    pub fn new(cgroups: Option<Cgroups>, name_of: NameOf, max_labels: u32) -> Self {
         Self {
             cgroups,
             name_of,
             names: HashMap::new(),
             labels: HashMap::new(),
+            published: HashSet::new(),
+            max_labels: usize::try_from(max_labels).unwrap_or(usize::MAX),
         }
     }
 
@@ -52,9 +57,22 @@ impl Resolver {
             return label.clone();
         }
         let workload = self.resolve(id, now).workload;
-        let label: Option<Arc<str>> = workload.map(|workload| workload.name.into());
+        let label = workload.map(|workload| self.admit(workload.name));
         self.labels.insert(id, label.clone());
         label
+    }
+
+    /// A name as it is published: itself as long as there is room.
+    fn admit(&mut self, name: String) -> Arc<str> {
+        if let Some(known) = self.published.get(name.as_str()) {
+            return Arc::clone(known);
+        }
+        if self.published.len() >= self.max_labels {
+            return OTHER.into();
+        }
+        let name: Arc<str> = name.into();
+        self.published.insert(Arc::clone(&name));
+        name
     }
 
     /// The workload with this number ([`rst_common::owner::workload`]); 0 has no
@@ -115,7 +133,7 @@ mod tests {
     #[test]
     fn a_command_names_what_has_no_cgroup() {
         let comm = |id| (id == BY_NAME | 5).then(|| [u64::from_ne_bytes(*b"nginx\0xx"), 0]);
-        let mut resolver = Resolver::new(None, Box::new(comm));
+        let mut resolver = Resolver::new(None, Box::new(comm), 10);
         let now = Instant::now();
         let named = resolver.resolve(BY_NAME | 5, now);
         let workload = named.workload.clone().unwrap();
@@ -131,13 +149,24 @@ mod tests {
     }
 
     #[test]
+    fn what_there_is_no_room_for_is_other() {
+        let comm = |id| Some([id & !BY_NAME, 0]);
+        let mut resolver = Resolver::new(None, Box::new(comm), 2);
+        let now = Instant::now();
+        for (letter, expected) in [(1, "\u{1}"), (2, "\u{2}"), (3, "other"), (1, "\u{1}")] {
+            let label = resolver.label(BY_NAME | letter, now);
+            assert_eq!(label.as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
     fn a_label_stays_what_it_was() {
         let asked = std::sync::atomic::AtomicBool::new(false);
         let later = move |_| {
             let known = asked.swap(true, std::sync::atomic::Ordering::Relaxed);
             known.then(|| [u64::from_ne_bytes(*b"nginx\0xx"), 0])
         };
-        let mut resolver = Resolver::new(None, Box::new(later));
+        let mut resolver = Resolver::new(None, Box::new(later), 10);
         let now = Instant::now();
         assert_eq!(resolver.label(BY_NAME | 5, now), None);
         assert!(resolver.resolve(BY_NAME | 5, now).workload.is_some());

@@ -14,6 +14,7 @@ use crate::collect::wait_until;
 use crate::expect::verdict;
 use crate::lab::Lab;
 use crate::line::{TUN, tun};
+use crate::metrics::Scrape;
 use crate::netns::{Family, subnets};
 use crate::tcp;
 
@@ -252,4 +253,67 @@ fn bad_ack_of_a_request() {
         stray
     });
     lab.finish(&expected);
+}
+
+/// Resets that change nothing are counted by why they don't: somebody may be
+/// guessing.
+#[test]
+fn resets_are_ignored() {
+    let test = "resets_are_ignored";
+    let Some(lab) = Lab::start(test, &[TUN], &[]) else {
+        return;
+    };
+    let mut wire = Wire::new(&lab);
+    let mut listeners = Vec::new();
+    let before = Scrape::take(&lab.daemon.socket);
+    for family in wire.ends {
+        let listener = lab.inside(|| tcp::listener(family.client, 16));
+        let server = listener.local_addr().unwrap();
+        listeners.push(listener);
+        let mut next = PORT;
+        let mut request = |wire: &mut Wire| {
+            next += 1;
+            let segment = Segment {
+                from: SocketAddr::new(family.server, next),
+                to: server,
+                sequence: SEQUENCE,
+                acknowledged: 0,
+                flags: flag::SYN,
+            };
+            wire.send(segment);
+            let answer = wire.receive(server, flag::SYN | flag::ACK);
+            Segment {
+                sequence: SEQUENCE + 1,
+                acknowledged: answer.sequence.wrapping_add(1),
+                flags: flag::ACK,
+                ..segment
+            }
+        };
+        let reset = |segment: Segment, sequence| Segment {
+            sequence,
+            flags: flag::RST,
+            ..segment
+        };
+        // Nobody listens there.
+        let segment = request(&mut wire);
+        let mut closed = reset(segment, SEQUENCE);
+        closed.to.set_port(PORT);
+        wire.send(closed);
+        // The request is not accepted yet.
+        wire.send(reset(segment, SEQUENCE + 1));
+        let established = request(&mut wire);
+        wire.send(established);
+        wire.send(reset(established, SEQUENCE.wrapping_add(1 << 30)));
+        wire.send(reset(established, SEQUENCE + 10));
+        wire.receive(server, flag::ACK);
+    }
+    let ignored = |why| {
+        let now = Scrape::take(&lab.daemon.socket);
+        now.of(&before, "rst_ignored_resets_total", &[("why", why)])
+    };
+    for why in ["no_socket", "embryonic", "out_of_window", "challenge_ack"] {
+        wait_until(why, || ignored(why) >= 2);
+        assert_eq!(ignored(why), 2, "{why}");
+    }
+    lab.finish(&[]);
 }

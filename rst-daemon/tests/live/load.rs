@@ -1,6 +1,7 @@
 //! Storms and bursts: counts stay exact, events stay quick, nobody waits for a
 //! watcher that stands still.
 
+use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use crate::expect::{no_socket, received, sent};
 use crate::lab::{Lab, SENTINEL_PORT, is_sentinel};
 use crate::metrics::Scrape;
 use crate::netns::{FAMILIES, V4};
-use crate::tcp::{closed_port, connect_refused};
+use crate::tcp::{Pair, closed_port, connect_refused, wait_unread};
 use crate::watcher::Watcher;
 
 /// Connects of the storm.
@@ -98,6 +99,53 @@ fn storm(lab: &Lab) -> Result<(), u64> {
     assert!(sent >= expected, "{sent} sent resets counted of {expected}");
     let more = (sent - expected) + (all - sent - received - sentinels);
     if more == 0 { Ok(()) } else { Err(more) }
+}
+
+/// A port under attack does not hide what happens to others: each kind of reset gets
+/// its first ones told.
+#[test]
+fn storm_hides_no_other_service() {
+    let test = "storm_hides_no_other_service";
+    let Some(lab) = Lab::start(test, &[], &["--details-per-second", "100"]) else {
+        return;
+    };
+    let before = Scrape::take(&lab.daemon.socket);
+    let sampled_out = |cause| {
+        let now = Scrape::take(&lab.daemon.socket);
+        now.of(&before, "rst_sampled_out_total", &[("cause", cause)])
+    };
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Ends with the test also where that fails.
+        let _end = OnDrop(|| over.store(true, Ordering::Relaxed));
+        scope.spawn(|| {
+            lab.inside(|| {
+                while !over.load(Ordering::Relaxed) {
+                    connect_refused(V4.client, closed_port(V4));
+                }
+            });
+        });
+        wait_until("the budget is used up", || sampled_out("refused") > 1000);
+        for _ in 0..5 {
+            let mut pair = lab.inside(|| Pair::new(V4));
+            pair.client.write_all(b"question").unwrap();
+            wait_unread(&pair.server, 8);
+            let (server, client) = (pair.server_end, pair.client_end);
+            drop(pair);
+            let verdict = json!({"cause": "unread_data"});
+            lab.wait_event(&sent(server, client, verdict));
+        }
+    });
+    assert_eq!(sampled_out("unread_data"), 0);
+}
+
+/// Calls it at the end.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
 
 /// Longest that a lone event may take to be printed.

@@ -100,8 +100,13 @@ impl Scrape {
 
     /// What `rst_resets_total` has grown by where all these labels match.
     pub(crate) fn resets(&self, before: &Self, wanted: &[(&str, &str)]) -> u64 {
+        self.of(before, "rst_resets_total", wanted)
+    }
+
+    /// What a counter has grown by where all these labels match.
+    pub(crate) fn of(&self, before: &Self, name: &str, wanted: &[(&str, &str)]) -> u64 {
         let names: Vec<_> = wanted.iter().map(|(name, _)| *name).collect();
-        let increase = self.increase(before, "rst_resets_total", &names);
+        let increase = self.increase(before, name, &names);
         let labels: Labels = wanted
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))

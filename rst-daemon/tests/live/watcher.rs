@@ -53,8 +53,10 @@ impl Watcher {
         Self { seen, log, process }
     }
 
-    /// All events so far.
+    /// All resets so far.
     pub(crate) fn events(&self) -> Vec<Seen> {
-        self.seen.with(<[Seen]>::to_vec)
+        let mut seen = self.seen.with(<[Seen]>::to_vec);
+        seen.retain(|seen| !seen.event["cause"].is_null());
+        seen
     }
 }
