@@ -43,6 +43,30 @@ impl Holder {
 /// A command name as the kernel holds it (`TASK_COMM_LEN`), in two words.
 pub type Comm = [u64; 2];
 
+/// The name without what an earlier, longer one has left behind its end: before 5.17
+/// the kernel does not clear it (`__set_task_comm`).
+#[must_use]
+#[inline(always)]
+pub const fn clean(comm: Comm) -> Comm {
+    let first = until_zero(comm[0]);
+    let rest = if first.1 { 0 } else { until_zero(comm[1]).0 };
+    [first.0, rest]
+}
+
+/// The bytes of a word before its first zero byte, and whether there is one. The
+/// first byte of a name is the lowest of its word.
+#[inline(always)]
+const fn until_zero(word: u64) -> (u64, bool) {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    // The lowest bit that is set is the highest bit of the first zero byte.
+    let zeros = word.wrapping_sub(ONES) & !word & (ONES << 7);
+    if zeros == 0 {
+        return (word, false);
+    }
+    let end = (zeros & zeros.wrapping_neg()) >> 7;
+    (word & end.wrapping_sub(1), true)
+}
+
 /// What is known of a process that connects or listens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -60,7 +84,7 @@ pub struct Process {
 pub const PROCESSES: u32 = 8192;
 
 /// Names of workloads that are known by their command name alone.
-pub const NAMES: u32 = 4096;
+pub const NAMES: u32 = 512;
 
 /// Id of the root cgroup (`kernfs_create_root`, fs/kernfs/dir.c).
 pub const ROOT_CGROUP: u64 = 1;
@@ -95,6 +119,30 @@ mod tests {
                 is_kernel,
             };
             assert_eq!(Holder::unpack(holder.pack()), holder);
+        }
+    }
+
+    #[test]
+    fn names_end_at_the_first_zero() {
+        let comm = |bytes: &[u8; 16]| {
+            let (low, high) = bytes.split_at(8);
+            [low, high].map(|half| u64::from_le_bytes(half.try_into().expect("8 bytes")))
+        };
+        for (bytes, expected) in [
+            (b"systemd\0d\0\0\0\0\0\0\0", b"systemd\0\0\0\0\0\0\0\0\0"),
+            (b"a-longer-name\0xy", b"a-longer-name\0\0\0"),
+            (b"\0bcdefghijklmno\0", &[0; 16]),
+            (
+                b"sh\0c\0e\x80\x01ghijkl\0\0",
+                b"sh\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+            ),
+            (
+                b"\x80\x81\xff\0\0\0\0\0\0\0\0\0\0\0\0\0",
+                b"\x80\x81\xff\0\0\0\0\0\0\0\0\0\0\0\0\0",
+            ),
+            (b"fifteen-letters\0", b"fifteen-letters\0"),
+        ] {
+            assert_eq!(clean(comm(bytes)), comm(expected), "{bytes:?}");
         }
     }
 

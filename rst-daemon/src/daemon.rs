@@ -12,10 +12,12 @@ use tracing::info;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::join::Joiner;
-use crate::kernel::counters::Counters;
-use crate::kernel::load::{self, LoadError, Settings};
+use crate::kernel::counters::{Counters, Counts};
+use crate::kernel::load::{self, LoadError, RECEIVE_RESET, SEND_RESET, Settings};
+use crate::kernel::programs::ProgramHandle;
 use crate::kernel::ring::{LONGEST_SLEEP, Reader, ReaderStats};
 use crate::kernel::{kernel_log, preflight};
+use crate::ledger::{Blindness, Ledger, Ours};
 use crate::metrics::{self, OwnersFound, Snapshot};
 use crate::publish::{Host, Insight, Publisher};
 use crate::serve::{self, BindError, Readiness, Scrape, Serve};
@@ -34,6 +36,9 @@ pub enum DaemonError {
     /// The counts can't be read.
     #[error("cannot read the counts: {0}")]
     Counts(#[source] io::Error),
+    /// The kernel does not tell of our programs.
+    #[error("cannot read the statistics of the programs: {0}")]
+    Programs(#[source] io::Error),
     /// The ring buffer can't be read.
     #[error("cannot read the ring buffer: {0}")]
     Ring(#[source] io::Error),
@@ -45,6 +50,8 @@ pub struct Tracer {
     reader: Reader,
     publisher: Publisher,
     attached: Vec<&'static str>,
+    programs: Vec<ProgramHandle>,
+    blindness: Blindness,
 }
 
 impl Tracer {
@@ -102,6 +109,12 @@ impl Tracer {
                 reader,
                 publisher: Publisher::new(host, hub, Insight::new(config.idle_ms, kernel.times)),
                 attached: kernel.attached,
+                programs: kernel.programs,
+                blindness: if kernel.layout.send_reset_has_reason {
+                    Blindness::None
+                } else {
+                    Blindness::NoSocket
+                },
             },
             kernel.counters,
         ))
@@ -147,8 +160,12 @@ pub async fn run(
 ) -> Result<(), DaemonError> {
     let socket = serve::bind_unix(&config.socket)?;
     let listener = serve::bind_tcp(config.listen).await?;
-    let (tracer, mut counters) = Tracer::attach(&config, log_kernel, hub.clone())?;
-    counters.read().map_err(DaemonError::Counts)?;
+    let (mut tracer, counters) = Tracer::attach(&config, log_kernel, hub.clone())?;
+    let mut weighed = Weighed {
+        counters,
+        programs: std::mem::take(&mut tracer.programs),
+    };
+    let ledger = Ledger::start(tracer.blindness, || weighed.read().map(|(_, ours)| ours))?;
 
     let stats = Arc::new(Mutex::new(<(ReaderStats, OwnersFound)>::default()));
     let ready = Readiness::default();
@@ -156,7 +173,8 @@ pub async fn run(
         hub,
         ready: ready.clone(),
         scrape: scrape(
-            counters,
+            weighed,
+            ledger,
             Arc::clone(&stats),
             tracer.publisher.host(),
             &config,
@@ -191,20 +209,47 @@ pub async fn run(
     result
 }
 
-fn scrape(
+/// The exact counts with what the ledger weighs.
+struct Weighed {
     counters: Counters,
+    programs: Vec<ProgramHandle>,
+}
+
+impl Weighed {
+    fn read(&mut self) -> Result<(Counts, Ours), DaemonError> {
+        let counts = self.counters.read().map_err(DaemonError::Counts)?;
+        let mut ours = Ours {
+            sent: counts.sent(),
+            ..Ours::default()
+        };
+        for program in &self.programs {
+            let missed = match program.probe {
+                SEND_RESET => &mut ours.missed_sent,
+                RECEIVE_RESET => &mut ours.missed_received,
+                _ => continue,
+            };
+            *missed = program.stats().map_err(DaemonError::Programs)?.missed;
+        }
+        Ok((counts, ours))
+    }
+}
+
+fn scrape(
+    weighed: Weighed,
+    ledger: Ledger,
     stats: Arc<Mutex<(ReaderStats, OwnersFound)>>,
     host: Arc<Host>,
     config: &Config,
     attached: Vec<&'static str>,
 ) -> Scrape {
-    let counters = Mutex::new(counters);
+    let ledger = Mutex::new((weighed, ledger));
     let max_series = config.max_series;
     let max_ports = usize::try_from(config.max_ports).unwrap_or(usize::MAX);
     Arc::new(move || {
-        let counts = lock(&counters)
-            .read()
-            .map_err(|error| format!("cannot read the counts: {error}"))?;
+        let (weighed, ledger) = &mut *lock(&ledger);
+        let mut read = || weighed.read().map_err(|error| error.to_string());
+        let (counts, ours) = read()?;
+        let ledger = ledger.read(ours, || read().map(|(_, ours)| ours))?;
         let mut served = host
             .listeners
             .served()
@@ -224,6 +269,7 @@ fn scrape(
             attached: attached.clone(),
             workloads,
             served,
+            ledger: ledger.clone(),
         };
         metrics::render(&snapshot, |raw| host.joiner.known_reason(raw))
             .map_err(|error| error.to_string())

@@ -9,4 +9,5 @@ pub mod layout;
 pub mod listeners;
 pub mod load;
 pub mod preflight;
+pub mod programs;
 pub mod ring;

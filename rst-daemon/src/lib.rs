@@ -20,6 +20,7 @@ pub mod hint;
 pub mod hub;
 pub mod join;
 pub mod kernel;
+pub mod ledger;
 pub mod metrics;
 pub mod pairs;
 pub mod print;

@@ -18,6 +18,7 @@ use crate::kernel::counters::{Connections, Counts, Histogram as Counted, Label};
 use crate::kernel::listeners::Served;
 use crate::kernel::load::PROBES;
 use crate::kernel::ring::ReaderStats;
+use crate::ledger::{Counter as KernelCounter, Report};
 
 /// Label value of what is not known.
 const UNKNOWN: &str = "unknown";
@@ -46,6 +47,8 @@ pub struct Snapshot {
     pub workloads: HashMap<u64, Arc<str>>,
     /// The ports that are served.
     pub served: Vec<Served>,
+    /// The kernel's own counters, and ours against them.
+    pub ledger: Report,
 }
 
 impl Snapshot {
@@ -131,6 +134,40 @@ fn families(snapshot: &Snapshot, reason: impl Fn(u8) -> Option<String>) -> Vec<M
             "rst_map_capacity",
             "Room for entries in a kernel map.",
             [(vec![("map", "resets")], snapshot.max_series as usize)],
+        ),
+        kernel_total(
+            "rst_kernel_out_resets_total",
+            "Resets sent, as the kernel counts them (OutRsts) in all network namespaces.",
+            snapshot,
+            KernelCounter::OutResets,
+        ),
+        kernel_total(
+            "rst_kernel_estab_resets_total",
+            "Connections lost while established, as the kernel counts them (EstabResets) in all network namespaces.",
+            snapshot,
+            KernelCounter::EstabResets,
+        ),
+        kernel_aborts(&snapshot.ledger),
+        counter(
+            "rst_missed_resets_total",
+            "Resets that the kernel skipped our program for, as it counts them.",
+            [(
+                vec![],
+                snapshot.ledger.ours.missed_sent + snapshot.ledger.ours.missed_received,
+            )],
+        ),
+        counter(
+            "rst_credited_resets_total",
+            "Resets counted here that no counter of the kernel's tells: it went with its network namespace, can't be read, or the reset found no route.",
+            [(vec![], snapshot.ledger.credited)],
+        ),
+        gauge(
+            "rst_unaccounted_resets",
+            "Resets sent since the start that the kernel has counted, and rst neither as resets nor as missed.",
+            [(
+                vec![],
+                usize::try_from(snapshot.ledger.unaccounted).unwrap_or(usize::MAX),
+            )],
         ),
         probes(snapshot),
         gauge(
@@ -366,6 +403,28 @@ fn events(snapshot: &Snapshot) -> MetricFamily {
     )
 }
 
+/// A counter of the kernel's; absent where the kernel does not have it.
+fn kernel_total(
+    name: &str,
+    help: &str,
+    snapshot: &Snapshot,
+    counter_of: KernelCounter,
+) -> MetricFamily {
+    let total = snapshot.ledger.kernel[counter_of];
+    counter(name, help, total.map(|total| (vec![], total)))
+}
+
+fn kernel_aborts(ledger: &Report) -> MetricFamily {
+    let totals = KernelCounter::ABORTS
+        .into_iter()
+        .filter_map(|counter| Some((vec![("counter", counter.name())], ledger.kernel[counter]?)));
+    counter(
+        "rst_kernel_aborts_total",
+        "Connections and handshakes aborted, as the kernel counts them in all network namespaces.",
+        totals,
+    )
+}
+
 fn probes(snapshot: &Snapshot) -> MetricFamily {
     gauge(
         "rst_probe_up",
@@ -450,6 +509,7 @@ mod tests {
 
     use super::*;
     use crate::kernel::counters::Series;
+    use crate::ledger::{Blindness, Ours, Values};
 
     fn series(reason: Label<u8>, port: Label<u16>) -> Series {
         Series {
@@ -510,6 +570,28 @@ mod tests {
                 workload: 8,
                 port: 80,
             }],
+            ledger: ledger(),
+        }
+    }
+
+    fn ledger() -> Report {
+        let mut kernel = Values::default();
+        kernel[KernelCounter::OutResets] = Some(16);
+        kernel[KernelCounter::EstabResets] = Some(4);
+        kernel[KernelCounter::AbortOnClose] = Some(4);
+        Report {
+            kernel,
+            ours: Ours {
+                sent: 11,
+                missed_sent: 2,
+                missed_received: 1,
+            },
+            unaccounted: 3,
+            credited: 6,
+            suspects: vec![],
+            namespaces: 1,
+            unread: 0,
+            blindness: Blindness::None,
         }
     }
 
@@ -564,6 +646,12 @@ mod tests {
             r#"rst_ignored_resets_total{why="embryonic"} 2"#,
             r#"rst_events_total{outcome="malformed"} 1"#,
             "rst_label_overflow_total 5",
+            "rst_kernel_out_resets_total 16",
+            "rst_kernel_estab_resets_total 4",
+            r#"rst_kernel_aborts_total{counter="TCPAbortOnClose"} 4"#,
+            "rst_missed_resets_total 3",
+            "rst_credited_resets_total 6",
+            "rst_unaccounted_resets 3",
             r#"rst_map_entries{map="resets"} 3"#,
             r#"rst_map_capacity{map="resets"} 4096"#,
             r#"rst_probe_up{probe="tcp_send_reset",required="true"} 1"#,
@@ -576,6 +664,8 @@ mod tests {
         }
         assert!(text.contains("process_resident_memory_bytes "), "{text}");
         assert!(text.contains("rst_build_info{version="), "{text}");
+        // The kernel does not have it.
+        assert!(!text.contains("TCPAbortOnMemory"), "{text}");
     }
 
     #[test]

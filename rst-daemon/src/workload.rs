@@ -6,7 +6,7 @@
 //! So every name is bounded, and a path only tells what it is called.
 
 pub mod cgroups;
-mod mount;
+pub(crate) mod mount;
 mod recent;
 pub mod resolver;
 

@@ -45,6 +45,8 @@ mod curl;
 mod dead;
 #[path = "live/idle.rs"]
 mod idle;
+#[path = "live/ledger.rs"]
+mod ledger;
 #[path = "live/listeners.rs"]
 mod listeners;
 #[path = "live/load.rs"]

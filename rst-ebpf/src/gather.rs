@@ -228,10 +228,13 @@ pub(crate) fn connection(sk: Option<Sock>, facts: &mut Facts) -> Source {
     }
     source.owner = life(sk, source.remote_port, facts);
     if source.owner.workload == 0 {
-        // Older than the daemon. Where it was created is the next best.
-        source.owner.workload = tcp
-            .cgroup_id()
-            .filter(|id| *id > ROOT_CGROUP)
+        // Older than the daemon, or there was no room for it. Whose the listener is,
+        // or else where the socket was created, is the next best.
+        source.owner.workload = sk
+            .net()
+            .map(|net| listeners::owner(net.id(), source.local_port).workload)
+            .filter(|workload| *workload != 0)
+            .or_else(|| tcp.cgroup_id().filter(|id| *id > ROOT_CGROUP))
             .unwrap_or_default();
     }
     socket(tcp, facts);

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use rst_common::{
     cause::OwnerSource,
     layout::Field,
-    owner::{BY_NAME, Comm, Holder, PROCESSES as CAPACITY, Process, workload},
+    owner::{BY_NAME, Comm, Holder, PROCESSES as CAPACITY, Process, clean, workload},
 };
 
 use crate::{
@@ -114,7 +114,7 @@ fn owner(task: Task, pid: u32, cgroup: u64, source: OwnerSource) -> Owner {
 /// The name of the group leader, as `ps` shows it.
 #[inline(always)]
 fn name(task: Task) -> Comm {
-    task.follow(Field::TaskGroupLeader).get(Field::TaskComm)
+    clean(task.follow(Field::TaskGroupLeader).get(Field::TaskComm))
 }
 
 /// The current process by its name, unless it is the kernel itself.

@@ -1,5 +1,6 @@
-//! `cargo xtask`: set-up, build, run, test and lint of the workspace.
+//! `cargo xtask`: set-up, build, run, test, benchmark and lint of the workspace.
 
+mod bench;
 mod lint;
 mod packages;
 mod run;
@@ -21,7 +22,7 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(
     bin_name = "cargo xtask",
-    about = "Set-up, build, test and lint of rst"
+    about = "Set-up, build, test, benchmark and lint of rst"
 )]
 enum Cli {
     /// Install what building needs and this machine lacks
@@ -39,6 +40,8 @@ enum Cli {
         /// Only tests whose names contain this
         filter: Option<String>,
     },
+    /// Measure what rst costs, beside other observers and none (root)
+    Bench(bench::Options),
     /// Check formatting, clippy (host and eBPF) and the house rules
     Lint,
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Cli::Build => run::build(),
         Cli::Run { args } => run::daemon(&args),
         Cli::Test { filter } => test::run(filter.as_deref()),
+        Cli::Bench(options) => bench::run(&options),
         Cli::Lint => lint::run(),
     };
     match outcome {

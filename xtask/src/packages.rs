@@ -27,8 +27,8 @@ pub(crate) const LLVM: &[&str] = &[
     "libzstd-dev",
 ];
 
-/// Something a test needs beyond the build.
-pub(crate) struct TestTool {
+/// Something a test or the benchmark needs beyond the build.
+pub(crate) struct Tool {
     /// Debian's package.
     pub(crate) package: &'static str,
     /// The command that shows that it is there, whoever installed it.
@@ -38,76 +38,100 @@ pub(crate) struct TestTool {
 }
 
 /// Everything the tests need. A test that misses one says so and is counted as skipped.
-pub(crate) const TEST_TOOLS: &[TestTool] = &[
-    TestTool {
+pub(crate) const TEST_TOOLS: &[Tool] = &[
+    Tool {
         package: "nginx-light",
         command: "nginx",
         reason: "a real web server whose resets are explained",
     },
-    TestTool {
+    Tool {
         package: "gunicorn",
         command: "gunicorn",
         reason: "a real application server behind nginx",
     },
-    TestTool {
+    Tool {
         package: "haproxy",
         command: "haproxy",
         reason: "a real proxy and its time-outs",
     },
-    TestTool {
+    Tool {
         package: "curl",
         command: "curl",
         reason: "a real client, and the HTTP endpoints",
     },
-    TestTool {
+    Tool {
         package: "nmap",
         command: "nmap",
         reason: "port scans",
     },
-    TestTool {
+    Tool {
         package: "nftables",
         command: "nft",
         reason: "a router that resets what it does not know",
     },
-    TestTool {
+    Tool {
         package: "iproute2",
         command: "ip",
         reason: "network namespaces, veth, ss -K",
     },
-    TestTool {
+    Tool {
         package: "util-linux",
         command: "nsenter",
         reason: "programs inside namespaces",
     },
-    TestTool {
+    Tool {
         package: "python3",
         command: "python3",
         reason: "the scenarios' servers and clients",
     },
-    TestTool {
+    Tool {
         package: "bpftool",
         command: "bpftool",
         reason: "a look at programs from outside",
     },
-    TestTool {
+    Tool {
         package: "openssl",
         command: "openssl",
         reason: "certificates, and a TLS client",
     },
-    TestTool {
+    Tool {
         package: "nodejs",
         command: "node",
         reason: "its connection pool and HTTP/2 sessions",
     },
-    TestTool {
+    Tool {
         package: "nghttp2-client",
         command: "nghttp",
         reason: "an HTTP/2 client that ends with a GOAWAY",
     },
-    TestTool {
+    Tool {
         package: "wrk",
         command: "wrk",
         reason: "a load generator that leaves with requests under way",
+    },
+];
+
+/// Everything the benchmark needs. An observer that is missing is said to be, and left out.
+pub(crate) const BENCH_TOOLS: &[Tool] = &[
+    Tool {
+        package: "iproute2",
+        command: "ip",
+        reason: "the loopback of a network namespace",
+    },
+    Tool {
+        package: "util-linux",
+        command: "nsenter",
+        reason: "programs inside namespaces",
+    },
+    Tool {
+        package: "bpftrace",
+        command: "bpftrace",
+        reason: "an observer to compare with",
+    },
+    Tool {
+        package: "tcpdump",
+        command: "tcpdump",
+        reason: "an observer to compare with",
     },
 ];
 

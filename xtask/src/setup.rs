@@ -9,7 +9,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::{
     packages,
-    packages::{NoServices, TEST_TOOLS},
+    packages::{BENCH_TOOLS, NoServices, TEST_TOOLS, Tool},
     step::{Log, Step},
     toolchain,
     toolchain::Toolchain,
@@ -112,19 +112,29 @@ pub(crate) fn ensure_clippy(toolchain: Toolchain) -> Result<()> {
 
 /// Installs what the tests need. What can't be installed is said: its tests will be skipped.
 pub(crate) fn ensure_test_tools() -> Result<()> {
-    let missing: Vec<_> = TEST_TOOLS
+    ensure_tools(TEST_TOOLS, "for the tests", "their tests are skipped")
+}
+
+/// Installs what the benchmark needs. What can't be installed is said, also in its tables.
+pub(crate) fn ensure_bench_tools() -> Result<()> {
+    ensure_tools(BENCH_TOOLS, "for the benchmark", "they are left out")
+}
+
+/// `without`: what becomes of those that can't be installed.
+fn ensure_tools(tools: &[Tool], purpose: &str, without: &str) -> Result<()> {
+    let missing: Vec<_> = tools
         .iter()
         .filter(|tool| !packages::has_command(tool.command))
         .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    eprintln!("missing for the tests:");
+    eprintln!("missing {purpose}:");
     for tool in &missing {
         eprintln!("  {:12} {}", tool.package, tool.reason);
     }
     if !packages::has_command("apt-get") || !packages::is_root() {
-        eprintln!("warning: only root with apt-get can install them; their tests are skipped");
+        eprintln!("warning: only root with apt-get can install them; {without}");
         return Ok(());
     }
     let _guard = NoServices::start()?;

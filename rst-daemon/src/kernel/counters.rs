@@ -162,6 +162,15 @@ struct Raw {
 }
 
 impl Counts {
+    /// Resets sent.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        let sent = self.resets.iter();
+        sent.filter(|(series, _)| series.direction == Direction::Sent)
+            .map(|(_, resets)| resets)
+            .sum()
+    }
+
     /// The workloads in them.
     #[must_use]
     pub fn workloads(&self) -> BTreeSet<u64> {

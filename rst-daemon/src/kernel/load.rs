@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::thread;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use super::counters::{CountMaps, Counters};
 use super::layout::{self, KernelLayout, LayoutError};
 use super::listeners::Listeners;
 use super::preflight::{Host, PreflightError};
+use super::programs::ProgramHandle;
 use crate::clock::Hz;
 
 /// The eBPF object, built by `build.rs`.
@@ -65,7 +67,7 @@ pub const PROBES: &[Probe] = &[
         program: |_| Some("inet_sock_set_state"),
     },
     Probe {
-        name: "tcp_send_reset",
+        name: SEND_RESET,
         required: true,
         shows: "resets this host sends",
         kind: Kind::Tracepoint,
@@ -78,7 +80,7 @@ pub const PROBES: &[Probe] = &[
         },
     },
     Probe {
-        name: "tcp_receive_reset",
+        name: RECEIVE_RESET,
         required: true,
         shows: "resets this host receives",
         kind: Kind::Tracepoint,
@@ -122,6 +124,10 @@ pub const PROBES: &[Probe] = &[
     },
 ];
 
+/// The probe that sees the resets this host sends.
+pub const SEND_RESET: &str = "tcp_send_reset";
+/// The probe that sees those it receives.
+pub const RECEIVE_RESET: &str = "tcp_receive_reset";
 /// The iterator over open files.
 const SOCKETS_AT_START: &str = "task_file";
 
@@ -294,6 +300,8 @@ pub struct Kernel {
     pub times: Times,
     /// Names of the probes that are attached.
     pub attached: Vec<&'static str>,
+    /// The programs at the tracepoints among them.
+    pub programs: Vec<ProgramHandle>,
 }
 
 /// Checks the host, loads the programs and attaches every probe.
@@ -362,6 +370,7 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
     if !attached.contains(&SOCKETS_AT_START) {
         control.forget_listeners();
     }
+    let programs = programs(&mut ebpf, &layout, &attached)?;
 
     let ring = open(&mut ebpf, "EVENTS")?;
     let counters = Counters::new(CountMaps {
@@ -398,7 +407,30 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
         hz,
         times,
         attached,
+        programs,
     })
+}
+
+/// The programs at the tracepoints that are attached.
+fn programs(
+    ebpf: &mut Ebpf,
+    layout: &KernelLayout,
+    attached: &[&'static str],
+) -> Result<Vec<ProgramHandle>, LoadError> {
+    let mut programs = Vec::new();
+    for probe in PROBES {
+        if !matches!(probe.kind, Kind::Tracepoint) || !attached.contains(&probe.name) {
+            continue;
+        }
+        let Some(program) = (probe.program)(layout) else {
+            continue;
+        };
+        let handle = find(ebpf, program)
+            .and_then(|program| Ok(program.fd()?.as_fd().try_clone_to_owned()?))
+            .map_err(|source| LoadError::Attach { probe, source })?;
+        programs.push(ProgramHandle::new(probe.name, handle));
+    }
+    Ok(programs)
 }
 
 /// Attaches what this kernel has; the names.

@@ -44,7 +44,7 @@ fn mount(line: &str) -> Option<(u8, Mount)> {
 }
 
 /// Undoes the kernel's octal escapes: `\040`, `\011`, `\012` and `\134`.
-fn unescape(field: &str) -> String {
+pub(crate) fn unescape(field: &str) -> String {
     let mut text = String::with_capacity(field.len());
     let mut rest = field;
     while let Some(at) = rest.find('\\') {

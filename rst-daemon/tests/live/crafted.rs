@@ -309,7 +309,7 @@ fn resets_are_ignored() {
     }
     let ignored = |why| {
         let now = Scrape::take(&lab.daemon.socket);
-        now.of(&before, "rst_ignored_resets_total", &[("why", why)])
+        now.sum(&before, "rst_ignored_resets_total", &[("why", why)])
     };
     for why in ["no_socket", "embryonic", "out_of_window", "challenge_ack"] {
         wait_until(why, || ignored(why) >= 2);

@@ -114,15 +114,21 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Starts it and waits until it is ready. The machine's own configuration
-    /// does not matter.
-    pub(crate) fn start(folder: &Folder, settings: &str, flags: &[&str]) -> Self {
+    /// does not matter. `by` turns its command into the
+    /// one that is run, and becomes it.
+    fn start(
+        folder: &Folder,
+        settings: &str,
+        flags: &[&str],
+        by: impl FnOnce(Command) -> Command,
+    ) -> Self {
         let socket = folder.0.join("rst.sock");
         let config = folder.0.join("rst.toml");
         std::fs::write(&config, settings).unwrap();
         let mut command = Command::new(RST);
         command.args(["daemon", "--debug", "--listen", "127.0.0.1:0", "--socket"]);
         command.arg(&socket).arg("--config").arg(config).args(flags);
-        let mut process = Process::start(command);
+        let mut process = Process::start(by(command));
         let log = Collected::start(process.stderr(), |line| line);
         let daemon = Self {
             socket,
@@ -191,7 +197,19 @@ impl Lab {
         settings: &str,
         daemon_flags: &[&str],
     ) -> Option<Self> {
-        let lab = Self::prepared(test, tools, settings, daemon_flags, || ());
+        let by = |command| command;
+        let lab = Self::prepared(test, tools, settings, daemon_flags, by, || ());
+        lab.map(|(lab, ())| lab)
+    }
+
+    /// The same with a daemon that another command becomes ([`Daemon::start`]).
+    pub(crate) fn by(
+        test: &str,
+        tools: &[&str],
+        settings: &str,
+        by: impl FnOnce(Command) -> Command,
+    ) -> Option<Self> {
+        let lab = Self::prepared(test, tools, settings, &[], by, || ());
         lab.map(|(lab, ())| lab)
     }
 
@@ -201,7 +219,8 @@ impl Lab {
         test: &str,
         happened: impl FnOnce() -> R + Send,
     ) -> Option<(Self, R)> {
-        let (lab, result) = Self::prepared(test, &[], "", &[], happened)?;
+        let by = |command| command;
+        let (lab, result) = Self::prepared(test, &[], "", &[], by, happened)?;
         Some((lab.of_any_age(), result))
     }
 
@@ -216,6 +235,7 @@ impl Lab {
         tools: &[&str],
         settings: &str,
         daemon_flags: &[&str],
+        by: impl FnOnce(Command) -> Command,
         happened: impl FnOnce() -> R + Send,
     ) -> Option<(Self, R)> {
         if !can_run(test, tools) {
@@ -225,7 +245,7 @@ impl Lab {
         let netns = Netns::new();
         let result = netns.inside(happened);
         let folder = Folder::new();
-        let daemon = Daemon::start(&folder, settings, daemon_flags);
+        let daemon = Daemon::start(&folder, settings, daemon_flags, by);
         let watcher = Watcher::start(&daemon.socket, &[]);
         let mut lab = Self {
             watcher,

@@ -112,7 +112,7 @@ fn storm_hides_no_other_service() {
     let before = Scrape::take(&lab.daemon.socket);
     let sampled_out = |cause| {
         let now = Scrape::take(&lab.daemon.socket);
-        now.of(&before, "rst_sampled_out_total", &[("cause", cause)])
+        now.sum(&before, "rst_sampled_out_total", &[("cause", cause)])
     };
     let over = AtomicBool::new(false);
     thread::scope(|scope| {

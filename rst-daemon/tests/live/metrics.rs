@@ -20,8 +20,8 @@ pub(crate) type Labels = BTreeMap<String, String>;
 /// Increase by series.
 pub(crate) type Increase = BTreeMap<Labels, u64>;
 
-/// All counters at one moment, buckets among them, and sums of seconds in
-/// milliseconds.
+/// All counters at one moment, buckets among them, sums of seconds in
+/// milliseconds, and what is unaccounted.
 #[derive(Clone, Debug)]
 pub(crate) struct Scrape {
     samples: BTreeMap<(String, Labels), u64>,
@@ -61,6 +61,9 @@ impl Scrape {
                 Sample::Untyped(sum) if sample.metric.ends_with("_seconds_sum") => {
                     vec![((sample.metric, labels), whole((sum * 1000.0).round()))]
                 }
+                Sample::Gauge(value) if sample.metric == "rst_unaccounted_resets" => {
+                    vec![((sample.metric, labels), whole(value))]
+                }
                 Sample::Gauge(_) | Sample::Summary(_) | Sample::Untyped(_) => Vec::new(),
             }
         });
@@ -68,6 +71,16 @@ impl Scrape {
             samples: samples.collect(),
             begin,
             end,
+        }
+    }
+
+    /// Before anything was counted.
+    pub(crate) fn nothing() -> Self {
+        let now = Timestamp::now();
+        Self {
+            samples: BTreeMap::new(),
+            begin: now,
+            end: now,
         }
     }
 
@@ -91,6 +104,11 @@ impl Scrape {
         increase
     }
 
+    /// What a metric without labels stands at.
+    pub(crate) fn value(&self, name: &str) -> u64 {
+        self.samples[&(name.to_owned(), Labels::new())]
+    }
+
     /// What `rst_events_total` has grown by for one outcome.
     pub(crate) fn events(&self, before: &Self, outcome: &str) -> u64 {
         let increase = self.increase(before, "rst_events_total", &["outcome"]);
@@ -100,11 +118,11 @@ impl Scrape {
 
     /// What `rst_resets_total` has grown by where all these labels match.
     pub(crate) fn resets(&self, before: &Self, wanted: &[(&str, &str)]) -> u64 {
-        self.of(before, "rst_resets_total", wanted)
+        self.sum(before, "rst_resets_total", wanted)
     }
 
     /// What a counter has grown by where all these labels match.
-    pub(crate) fn of(&self, before: &Self, name: &str, wanted: &[(&str, &str)]) -> u64 {
+    pub(crate) fn sum(&self, before: &Self, name: &str, wanted: &[(&str, &str)]) -> u64 {
         let names: Vec<_> = wanted.iter().map(|(name, _)| *name).collect();
         let increase = self.increase(before, name, &names);
         let labels: Labels = wanted

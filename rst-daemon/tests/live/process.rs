@@ -34,6 +34,15 @@ impl Process {
         self.child.id()
     }
 
+    /// The pids of its children.
+    pub(crate) fn children(&self) -> Vec<u32> {
+        let pid = self.pid();
+        let children = format!("/proc/{pid}/task/{pid}/children");
+        let children = std::fs::read_to_string(children).unwrap_or_default();
+        let children = children.split_whitespace();
+        children.map(|pid| pid.parse().unwrap()).collect()
+    }
+
     /// Its standard input, once.
     pub(crate) fn stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().expect("taken once")

@@ -73,11 +73,8 @@ impl Server {
 
     /// Its children.
     pub(crate) fn workers(&self) -> Vec<i32> {
-        let pid = self.0.pid();
-        let children = format!("/proc/{pid}/task/{pid}/children");
-        let children = std::fs::read_to_string(children).unwrap_or_default();
-        let children = children.split_whitespace();
-        children.map(|pid| pid.parse().unwrap()).collect()
+        let children = self.0.children().into_iter();
+        children.map(u32::cast_signed).collect()
     }
 }
 
