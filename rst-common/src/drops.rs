@@ -30,6 +30,10 @@ pub fn entry(name: &str) -> u8 {
     reason.map_or(0, |(_, why)| *why as u8 + 1)
 }
 
+/// The entry of packets for which there is no socket. Before it drops a TCP segment
+/// for that reason, the kernel has noted its flags (`tcp_v4_fill_cb`, 5.10 to 7.3).
+pub const NO_SOCKET: u8 = Ignored::NoSocket as u8 + 1;
+
 /// Why a reset was ignored, by an entry that is not 0 and the state of the socket
 /// that it met, 0 where that is not known: the kernel gives no reason for requests
 /// (whose socket is the listener's, `tcp_v4_rcv`) and TIME_WAIT.

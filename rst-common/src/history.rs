@@ -297,6 +297,11 @@ pub struct ListenerKey {
     pub pad: [u16; 3],
 }
 
+/// Several processes of one workload listen on a port.
+pub const SHARED: u8 = 1;
+/// Processes of several workloads do.
+pub const MIXED: u8 = 2;
+
 /// Every address of IPv4.
 pub const ANY_V4: u8 = 1;
 /// Every address of IPv6.
@@ -306,6 +311,9 @@ pub const ANY_V6: u8 = 2;
 /// has left: longer than an outage that nobody looks at, and then only a scan may
 /// come by where a port was open once (passive FTP).
 pub const SERVED_SECONDS: u64 = 3600;
+
+/// Ports for which it is known who listens, or has listened.
+pub const LISTENERS: u32 = 8192;
 
 /// Who listens, or listened, there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -319,7 +327,8 @@ pub struct Listener {
     pub any_address: u8,
     /// 1 when several have listened on different addresses.
     pub several: u8,
-    /// 1 when more than one process listens there at once.
+    /// [`SHARED`] when more than one process listens there at once, [`MIXED`] when
+    /// they are of more than one workload.
     pub shared: u8,
     /// Whether the last one's process was exiting when it stopped.
     pub exited: u8,

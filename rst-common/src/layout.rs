@@ -132,6 +132,8 @@ fields! {
     SkbDataLen = sk_buff.data_len: Kind::Int(4), Required;
     SkbNetworkHeader = sk_buff.network_header: Kind::Int(2), Required;
     SkbTransportHeader = sk_buff.transport_header: Kind::Int(2), Optional;
+    SkbCb = sk_buff.cb: Kind::Bytes(48), Optional;
+    TcpCbFlags = tcp_skb_cb.tcp_flags: Kind::LowByte, Optional;
     SkbDev = sk_buff.dev: Kind::Pointer, Required;
     DevNet = net_device.nd_net.net: Kind::Pointer, Required;
 
@@ -142,6 +144,7 @@ fields! {
     TaskFlags = task_struct.flags: Kind::Int(4), Optional;
     TaskGroupLeader = task_struct.group_leader: Kind::Pointer, Optional;
     TaskComm = task_struct.comm: Kind::Bytes(16), Optional;
+    TaskStartBoottime = task_struct.start_boottime: Kind::Int(8), Optional;
     TaskSignal = task_struct.signal: Kind::Pointer, Optional;
     SignalExitCode = signal_struct.group_exit_code: Kind::Int(4), Optional;
 }

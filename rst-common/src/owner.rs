@@ -14,6 +14,28 @@ pub struct Holder {
     pub source: u8,
     /// Whether the kernel itself holds it (NFS and the like).
     pub is_kernel: bool,
+    /// When the process began ([`born`]): tells it from a later one of the same id.
+    pub born: u32,
+}
+
+/// Bits of [`Holder::born`].
+const BORN_BITS: u32 = 22;
+
+/// When a process began, from `task_struct.start_boottime` in nanoseconds: in
+/// hundredths of a second, as `/proc/PID/stat` has it, and cut to what there is room
+/// for; it comes round after 11 hours.
+#[must_use]
+#[inline(always)]
+pub const fn born(start_ns: u64) -> u32 {
+    born_ticks(start_ns / 10_000_000)
+}
+
+/// The same from the hundredths of a second of `/proc/PID/stat`.
+#[must_use]
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "cut on purpose")]
+pub const fn born_ticks(ticks: u64) -> u32 {
+    ticks as u32 & ((1 << BORN_BITS) - 1)
 }
 
 impl Holder {
@@ -21,7 +43,10 @@ impl Holder {
     #[must_use]
     #[inline(always)]
     pub const fn pack(self) -> u64 {
-        (self.pid as u64) << 32 | (self.is_kernel as u64) << 8 | self.source as u64
+        (self.pid as u64) << 32
+            | (self.born as u64 & ((1 << BORN_BITS) - 1)) << 10
+            | (self.is_kernel as u64) << 8
+            | self.source as u64
     }
 
     /// From a number.
@@ -36,6 +61,7 @@ impl Holder {
             pid: (word >> 32) as u32,
             source: word as u8,
             is_kernel: word & 0x100 != 0,
+            born: (word >> 10) as u32 & ((1 << BORN_BITS) - 1),
         }
     }
 }
@@ -72,7 +98,9 @@ const fn until_zero(word: u64) -> (u64, bool) {
 #[repr(C)]
 pub struct Process {
     /// Process (thread group); 0 is empty.
-    pub pid: u64,
+    pub pid: u32,
+    /// When it began ([`born`]).
+    pub born: u32,
     /// Name of the group leader, as `ps` shows it.
     pub comm: Comm,
     /// Its workload.
@@ -117,6 +145,7 @@ mod tests {
                 pid: u32::MAX,
                 source: OwnerSource::Iterator as u8,
                 is_kernel,
+                born: born(u64::MAX),
             };
             assert_eq!(Holder::unpack(holder.pack()), holder);
         }

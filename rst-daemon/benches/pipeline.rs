@@ -13,6 +13,7 @@ use rst_common::facts::{Facts, known};
 use rst_common::owner::{BY_NAME, Holder};
 use rst_common::tcp::{AF_INET, state};
 use rst_daemon::clock::{Hz, WallClock};
+use rst_daemon::governor::Shed;
 use rst_daemon::hub::Hub;
 use rst_daemon::join::Joiner;
 use rst_daemon::kernel::counters::{Counts, Label, Series};
@@ -84,6 +85,7 @@ fn event() -> Event {
             | event::known::KEEPALIVE,
         uid: 33,
         holder: Holder {
+            born: 0,
             pid: 812,
             source: OwnerSource::Connect as u8,
             is_kernel: false,
@@ -137,7 +139,7 @@ impl Pipeline {
     fn reset(&mut self) -> Reset {
         let event = decode(black_box(&self.record)).expect("it has the length of an event");
         let of = self.resolver.resolve(event.workload, Instant::now());
-        self.joiner.join(&event, self.clock, of)
+        self.joiner.join(&event, self.clock, of, None)
     }
 }
 
@@ -248,6 +250,8 @@ fn snapshot(are_served: bool) -> Snapshot {
         workloads: (1..=WORKLOADS)
             .map(|id| (id, Arc::from(format!("service-{id}.service"))))
             .collect(),
+        probes: Vec::new(),
+        shed: Shed::Nothing,
         ledger: Report {
             kernel: Values::default(),
             ours: Ours::default(),

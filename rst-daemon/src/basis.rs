@@ -274,6 +274,7 @@ mod tests {
     fn a_service_that_has_gone_is_told_as_far_as_it_is_known() {
         let killed = Stopped {
             pid: Some(812),
+            born: 0,
             workload: 7,
             at_ns: 1_000_000_000,
             exit_code: Some(9),

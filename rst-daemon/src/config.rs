@@ -38,6 +38,12 @@ const MAX_LABELS: RangeInclusive<u32> = 1..=65_534;
 /// can be told, above a day nothing is idle.
 const IDLE_MS: RangeInclusive<u32> = 10..=86_400_000;
 
+/// Least and most of one CPU, percent: 100 is all of it.
+const MAX_CPU: RangeInclusive<u32> = 1..=100;
+
+/// Least and most memory, megabytes.
+const MAX_MEMORY: RangeInclusive<u32> = 16..=65_536;
+
 /// Fewest and most sockets, or closed connections, remembered.
 const REMEMBERED: RangeInclusive<u32> = 64..=1 << 26;
 
@@ -71,6 +77,10 @@ pub struct Config {
     pub multiplexed_ports: Vec<u16>,
     /// Sockets remembered while they live; rounded up to a power of two.
     pub tracked_sockets: u32,
+    /// CPU time that rst may take, percent of one CPU.
+    pub max_cpu_percent: u32,
+    /// Resident memory that the daemon may take, megabytes.
+    pub max_memory_mb: u32,
     /// Connections remembered for two minutes after their end, in eights.
     pub closed_connections: u32,
 }
@@ -88,6 +98,8 @@ impl Default for Config {
             idle_ms: 1000,
             multiplexed_ports: MULTIPLEXED_PORTS.to_vec(),
             tracked_sockets: 1 << 16,
+            max_cpu_percent: 25,
+            max_memory_mb: 64,
             closed_connections: 4000,
         }
     }
@@ -225,6 +237,10 @@ impl Config {
             "tracked_sockets" => {
                 integer(content, REMEMBERED).map(|sockets| self.tracked_sockets = sockets)
             }
+            "max_cpu_percent" => {
+                integer(content, MAX_CPU).map(|percent| self.max_cpu_percent = percent)
+            }
+            "max_memory_mb" => integer(content, MAX_MEMORY).map(|size| self.max_memory_mb = size),
             "closed_connections" => integer(content, REMEMBERED)
                 .map(|connections| self.closed_connections = connections),
             _ => {
@@ -358,7 +374,7 @@ mod tests {
     use super::*;
     use crate::testing::TempDir;
 
-    const KEYS: [&str; 11] = [
+    const KEYS: [&str; 13] = [
         "listen",
         "socket",
         "details_per_second",
@@ -370,6 +386,8 @@ mod tests {
         "multiplexed_ports",
         "tracked_sockets",
         "closed_connections",
+        "max_cpu_percent",
+        "max_memory_mb",
     ];
 
     fn parse(text: &str) -> Result<Config, String> {
@@ -398,7 +416,7 @@ mod tests {
                     ring_bytes = 0x1000\nmax_series = 1_000_000\nmax_ports = 1\n\
                     max_workloads = 2\nidle_ms = 10\n\
                     multiplexed_ports = [1, 65535]\ntracked_sockets = 100\n\
-                    closed_connections = 64\n";
+                    closed_connections = 64\nmax_cpu_percent = 3\nmax_memory_mb = 100\n";
         let expected = Config {
             listen: "[::1]:9".parse().unwrap(),
             socket: "/s".into(),
@@ -411,6 +429,8 @@ mod tests {
             multiplexed_ports: vec![1, 65535],
             tracked_sockets: 100,
             closed_connections: 64,
+            max_cpu_percent: 3,
+            max_memory_mb: 100,
         };
         assert_eq!(parse(text), Ok(expected));
     }

@@ -6,16 +6,20 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::watch;
-use tracing::info;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
 
 use crate::config::Config;
+use crate::cost::{self, ProbeCost};
+use crate::governor::{Limits, Shed};
 use crate::hub::Hub;
 use crate::join::Joiner;
 use crate::kernel::counters::{Counters, Counts};
-use crate::kernel::load::{self, LoadError, RECEIVE_RESET, SEND_RESET, Settings};
+use crate::kernel::load::{self, LoadError, Settings};
+use crate::kernel::probes::{Hooks, RECEIVE_RESET, SEND_RESET};
 use crate::kernel::programs::ProgramHandle;
-use crate::kernel::ring::{LONGEST_SLEEP, Reader, ReaderStats};
+use crate::kernel::ring::{LONGEST_SLEEP, Reader, ReaderStats, monotonic_ns};
 use crate::kernel::{kernel_log, preflight};
 use crate::ledger::{Blindness, Ledger, Ours};
 use crate::metrics::{self, OwnersFound, Snapshot};
@@ -39,6 +43,9 @@ pub enum DaemonError {
     /// The kernel does not tell of our programs.
     #[error("cannot read the statistics of the programs: {0}")]
     Programs(#[source] io::Error),
+    /// SIGUSR1 can't be handled.
+    #[error("cannot handle SIGUSR1: {0}")]
+    Signal(#[source] io::Error),
     /// The ring buffer can't be read.
     #[error("cannot read the ring buffer: {0}")]
     Ring(#[source] io::Error),
@@ -46,12 +53,35 @@ pub enum DaemonError {
 
 /// The attached probes with everything needed to turn events into resets.
 pub struct Tracer {
-    ebpf: aya::Ebpf,
+    /// `None` once the probes are detached.
+    ebpf: Option<aya::Ebpf>,
+    hooks: Hooks,
     reader: Reader,
     publisher: Publisher,
-    attached: Vec<&'static str>,
-    programs: Vec<ProgramHandle>,
+    details_per_second: u32,
     blindness: Blindness,
+    /// What the kernel's tables take.
+    memory: String,
+}
+
+/// What a tracer that runs may be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Give this up.
+    Shed(Shed),
+    /// Take all probes off, for good.
+    Detach,
+}
+
+/// What a tracer tells of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// What the reader met.
+    pub reader: ReaderStats,
+    /// How owners were found.
+    pub owners: OwnersFound,
+    /// Names of the probes that are attached.
+    pub attached: Vec<&'static str>,
 }
 
 impl Tracer {
@@ -105,11 +135,12 @@ impl Tracer {
         give_memory_back();
         Ok((
             Self {
-                ebpf: kernel.ebpf,
+                ebpf: Some(kernel.ebpf),
+                hooks: kernel.hooks,
                 reader,
                 publisher: Publisher::new(host, hub, Insight::new(config.idle_ms, kernel.times)),
-                attached: kernel.attached,
-                programs: kernel.programs,
+                details_per_second: config.details_per_second,
+                memory: kernel.memory,
                 blindness: if kernel.layout.send_reset_has_reason {
                     Blindness::None
                 } else {
@@ -120,35 +151,95 @@ impl Tracer {
         ))
     }
 
-    /// Reads events until `shutdown` resolves, then detaches the probes and
-    /// delivers what is left. `after_round` sees the reader's statistics.
+    /// Handles of the programs.
+    fn programs(&mut self) -> Result<Vec<ProgramHandle>, LoadError> {
+        match &mut self.ebpf {
+            Some(ebpf) => self.hooks.programs(ebpf),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Reads events, and does as it is told, until `shutdown` resolves; then detaches
+    /// the probes and delivers what is left. `after_round` sees how it stands.
     pub async fn run(
         mut self,
         shutdown: impl Future<Output = ()>,
-        mut after_round: impl FnMut(ReaderStats, OwnersFound),
+        mut commands: mpsc::Receiver<Command>,
+        mut after_round: impl FnMut(Status),
     ) -> Result<(), DaemonError> {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
             let patience = self.publisher.patience().unwrap_or(LONGEST_SLEEP);
-            {
+            let command = {
                 let mut deliver = |event| self.publisher.take(event);
                 tokio::select! {
                     biased;
                     () = &mut shutdown => break,
-                    round = self.reader.round(&mut deliver, patience) => round.map_err(DaemonError::Ring)?,
+                    Some(command) = commands.recv() => Some(command),
+                    round = self.reader.round(&mut deliver, patience) => {
+                        round.map_err(DaemonError::Ring)?;
+                        None
+                    }
                 }
+            };
+            if let Some(command) = command {
+                self.obey(command);
             }
             self.publisher.publish(self.reader.read_at());
-            after_round(self.reader.stats(), self.publisher.owners());
+            after_round(self.status());
         }
-        // Detaches: no event comes after this.
-        drop(self.ebpf);
+        self.detach();
+        // No event comes after this.
         let publisher = &mut self.publisher;
         self.reader.finish(&mut |event| publisher.take(event));
         publisher.publish(u64::MAX);
-        after_round(self.reader.stats(), self.publisher.owners());
+        after_round(self.status());
         Ok(())
     }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Shed(shed) => {
+                self.reader.limit(shed.details(self.details_per_second));
+                let keep = shed != Shed::OptionalProbes;
+                if let Some(ebpf) = &mut self.ebpf
+                    && let Err(error) = self.hooks.keep_optional(ebpf, keep)
+                {
+                    warn!("{error}");
+                }
+            }
+            Command::Detach => {
+                self.detach();
+                warn!(
+                    "all probes are detached, as SIGUSR1 asks: nothing is counted any more; restart rst to attach them"
+                );
+            }
+        }
+    }
+
+    fn detach(&mut self) {
+        self.hooks.clear();
+        self.ebpf = None;
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            reader: self.reader.stats(),
+            owners: self.publisher.owners(),
+            attached: self.hooks.names(),
+        }
+    }
+}
+
+/// Commands that wait for the tracer.
+const COMMANDS: usize = 8;
+
+/// What the scrape shows of the daemon itself.
+#[derive(Debug, Default)]
+struct Inside {
+    status: Status,
+    probes: Vec<ProbeCost>,
+    shed: Option<Shed>,
 }
 
 /// Runs the service until `shutdown` resolves.
@@ -161,13 +252,21 @@ pub async fn run(
     let socket = serve::bind_unix(&config.socket)?;
     let listener = serve::bind_tcp(config.listen).await?;
     let (mut tracer, counters) = Tracer::attach(&config, log_kernel, hub.clone())?;
+    info!(
+        "the kernel's tables take {}; tracked_sockets, max_series, ring_bytes and closed_connections size them",
+        tracer.memory
+    );
     let mut weighed = Weighed {
         counters,
-        programs: std::mem::take(&mut tracer.programs),
+        programs: tracer.programs()?,
     };
     let ledger = Ledger::start(tracer.blindness, || weighed.read().map(|(_, ours)| ours))?;
 
-    let stats = Arc::new(Mutex::new(<(ReaderStats, OwnersFound)>::default()));
+    let inside = Arc::new(Mutex::new(Inside {
+        status: tracer.status(),
+        ..Inside::default()
+    }));
+    let (commands, commanded) = mpsc::channel(COMMANDS);
     let ready = Readiness::default();
     let serve = Arc::new(Serve {
         hub,
@@ -175,10 +274,9 @@ pub async fn run(
         scrape: scrape(
             weighed,
             ledger,
-            Arc::clone(&stats),
+            Arc::clone(&inside),
             tracer.publisher.host(),
             &config,
-            tracer.attached.clone(),
         ),
     });
     // The real port, where any was asked for.
@@ -190,6 +288,21 @@ pub async fn run(
         stopped.clone(),
     ));
     let unix = tokio::spawn(serve::serve_unix(socket, serve, stopped));
+    let cost = tokio::spawn(keep_cost(
+        tracer.programs()?,
+        limits(&config),
+        Arc::clone(&inside),
+        commands.clone(),
+    ));
+    let mut signal = signal(SignalKind::user_defined1()).map_err(DaemonError::Signal)?;
+    let blind = ready.clone();
+    let detach = tokio::spawn(async move {
+        if signal.recv().await.is_some() {
+            blind.set_blind();
+            // Nobody listens where the daemon is stopping.
+            let _ = commands.send(Command::Detach).await;
+        }
+    });
     ready.set_ready();
     info!(
         "ready: metrics on http://{}/metrics, events on {}",
@@ -198,15 +311,50 @@ pub async fn run(
     );
 
     let result = tracer
-        .run(shutdown, |reader, owners| {
-            *lock(&stats) = (reader, owners);
-        })
+        .run(shutdown, commanded, |status| lock(&inside).status = status)
         .await;
+    cost.abort();
+    detach.abort();
     // Nobody listens when both servers have ended by themselves; fine.
     let _ = stop.send(true);
     let _ = tokio::join!(tcp, unix);
     info!("stopped: probes detached");
     result
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        cpu: f64::from(config.max_cpu_percent) / 100.0,
+        memory: u64::from(config.max_memory_mb) << 20,
+    }
+}
+
+/// Keeps rst within its limits.
+async fn keep_cost(
+    programs: Vec<ProgramHandle>,
+    limits: Limits,
+    inside: Arc<Mutex<Inside>>,
+    commands: mpsc::Sender<Command>,
+) {
+    let tell = |probes: &[ProbeCost], change: Option<Shed>| {
+        let mut inside = lock(&inside);
+        inside.probes = probes.to_vec();
+        if let Some(shed) = change {
+            inside.shed = Some(shed);
+            // There is room: the tracer takes each at once, and one comes in ten
+            // seconds at most.
+            let _ = commands.try_send(Command::Shed(shed));
+        }
+    };
+    cost::watch(programs, limits, random, tell).await;
+}
+
+/// Any number from 0 to 1.
+fn random() -> f64 {
+    let mut byte = [0u8];
+    // Without any, the windows lie at the start of their periods.
+    let _ = rustix::rand::getrandom(&mut byte, rustix::rand::GetRandomFlags::empty());
+    f64::from(byte[0]) / 255.0
 }
 
 /// The exact counts with what the ledger weighs.
@@ -237,10 +385,9 @@ impl Weighed {
 fn scrape(
     weighed: Weighed,
     ledger: Ledger,
-    stats: Arc<Mutex<(ReaderStats, OwnersFound)>>,
+    inside: Arc<Mutex<Inside>>,
     host: Arc<Host>,
     config: &Config,
-    attached: Vec<&'static str>,
 ) -> Scrape {
     let ledger = Mutex::new((weighed, ledger));
     let max_series = config.max_series;
@@ -254,19 +401,29 @@ fn scrape(
             .listeners
             .served()
             .map_err(|error| format!("cannot read the listeners: {error}"))?;
+        host.listeners
+            .tidy(monotonic_ns())
+            .map_err(|error| format!("cannot read the listeners: {error}"))?;
         // More have no label of their own.
         served.truncate(max_ports);
         let mut workloads = counts.workloads();
         workloads.extend(served.iter().map(|served| served.workload));
         let workloads = host.labels(workloads);
-        let (reader, owners) = *lock(&stats);
+        let inside = lock(&inside);
+        let Status {
+            reader,
+            owners,
+            attached,
+        } = inside.status.clone();
         let snapshot = Snapshot {
             counts,
             reader,
             owners,
             max_series,
             hz: host.joiner.hz(),
-            attached: attached.clone(),
+            attached,
+            probes: inside.probes.clone(),
+            shed: inside.shed.unwrap_or(Shed::Nothing),
             workloads,
             served,
             ledger: ledger.clone(),

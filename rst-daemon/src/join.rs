@@ -79,27 +79,51 @@ impl Joiner {
         }
     }
 
-    /// The process that holds the socket, where it is known by name.
-    fn holder(&self, event: &Event) -> Option<Owner> {
-        let source = owner_source(event);
-        if source == OwnerSource::Unknown {
-            return None;
-        }
+    /// The process that holds the socket, where it is known by name: that which it has
+    /// now, where it still runs, else the one it had. Who made a connection, or took
+    /// it, did so also if it has gone; who listened, or held a socket at the start,
+    /// has left it to another then.
+    fn holder(&self, event: &Event, running: Option<String>) -> Option<Owner> {
         let holder = Holder::unpack(event.holder);
+        let source = OwnerSource::from_byte(holder.source)?;
+        let runs = running.is_some();
+        let noted = Some(until_zero(&event.holder_comm)).filter(|comm| !comm.is_empty());
+        let comm = if holder.is_kernel {
+            "kernel".to_owned()
+        } else {
+            running.or(noted)?
+        };
+        let stays = match source {
+            OwnerSource::Unknown | OwnerSource::Current => return None,
+            OwnerSource::Connect | OwnerSource::Accept => true,
+            OwnerSource::Listener | OwnerSource::Iterator => runs,
+        };
         Some(Owner {
-            pid: Some(holder.pid).filter(|pid| self.pids_match && *pid != 0),
-            comm: if holder.is_kernel {
-                "kernel".to_owned()
-            } else {
-                until_zero(&event.holder_comm)
-            },
+            pid: Some(holder.pid).filter(|pid| stays && self.pids_match && *pid != 0),
+            comm,
             source: source.label().to_owned(),
         })
     }
 
-    /// The reset an event tells of; whose socket it was stands in `of`.
+    /// The process that an event names as the holder of its socket, to be looked for:
+    /// its id, and when it began.
     #[must_use]
-    pub fn join(&self, event: &Event, clock: WallClock, of: Named) -> Reset {
+    pub fn holder_of(&self, event: &Event) -> Option<(u32, u32)> {
+        let holder = Holder::unpack(event.holder);
+        let is_current = event.known & event::known::OWNER != 0;
+        (self.pids_match && !is_current && holder.pid != 0).then_some((holder.pid, holder.born))
+    }
+
+    /// The reset an event tells of; whose socket it was stands in `of`, and the name of
+    /// [`Self::holder_of`], where that runs, in `running`.
+    #[must_use]
+    pub fn join(
+        &self,
+        event: &Event,
+        clock: WallClock,
+        of: Named,
+        running: Option<String>,
+    ) -> Reset {
         let facts = &event.facts;
         let hz = self.hz;
         let knows = |bit: u32| event.known & bit != 0;
@@ -127,7 +151,7 @@ impl Joiner {
             owner: if knows(event::known::OWNER) {
                 Some(self.current(event))
             } else {
-                self.holder(event)
+                self.holder(event, running)
             },
             peer_owner: None,
             peer_cause: None,
@@ -330,7 +354,7 @@ mod tests {
     fn id(event: &Event) -> Option<String> {
         let hz = Hz::of(0, 0).unwrap();
         let joiner = Joiner::new("host".into(), Vec::new(), hz, true);
-        let reset = joiner.join(event, WallClock::from_offset(0), Named::default());
+        let reset = joiner.join(event, WallClock::from_offset(0), Named::default(), None);
         reset.community_id
     }
 
@@ -354,6 +378,43 @@ mod tests {
             remote_port: event.local_port,
             ..*event
         }
+    }
+
+    #[test]
+    fn who_has_gone_is_named_where_it_still_counts() {
+        let hz = Hz::of(0, 0).unwrap();
+        let joiner = Joiner::new("host".into(), Vec::new(), hz, true);
+        let mut event = event(AF_INET, [0; 16]);
+        event.holder_comm[..5].copy_from_slice(b"nginx");
+        let mut told = |source, running: Option<&str>| {
+            event.holder = Holder {
+                pid: 812,
+                source: source as u8,
+                is_kernel: false,
+                born: 7,
+            }
+            .pack();
+            assert_eq!(joiner.holder_of(&event), Some((812, 7)));
+            let running = running.map(str::to_owned);
+            let owner = joiner.holder(&event, running);
+            owner.map(|owner| (owner.pid, owner.comm))
+        };
+        let mut gone = |source| told(source, None);
+        let (here, nginx) = (Some(812), "nginx".to_owned());
+        for (source, pid) in [
+            (OwnerSource::Connect, here),
+            (OwnerSource::Accept, here),
+            (OwnerSource::Listener, None),
+            (OwnerSource::Iterator, None),
+        ] {
+            assert_eq!(gone(source), Some((pid, nginx.clone())), "{source:?}");
+        }
+        assert_eq!(
+            told(OwnerSource::Listener, Some("worker")),
+            Some((here, "worker".to_owned()))
+        );
+        event.holder_comm = [0; 16];
+        assert_eq!(joiner.holder(&event, None), None, "nobody knows its name");
     }
 
     #[test]

@@ -9,5 +9,6 @@ pub mod layout;
 pub mod listeners;
 pub mod load;
 pub mod preflight;
+pub mod probes;
 pub mod programs;
 pub mod ring;

@@ -2,7 +2,7 @@
 //! them with what the host knows, serve them.
 //!
 //! I/O lives in `kernel`, `serve`, `client`, `print`, `workload::cgroups`,
-//! `publish` and `daemon`; all else between an [`rst_common::event::Event`] and its
+//! `process`, `publish` and `daemon`; all else between an [`rst_common::event::Event`] and its
 //! text, JSON or metrics is pure.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
@@ -12,6 +12,7 @@ pub mod client;
 pub mod clock;
 pub mod community_id;
 pub mod config;
+pub mod cost;
 pub mod daemon;
 pub mod explain;
 pub mod filter;
@@ -24,6 +25,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod pairs;
 pub mod print;
+pub mod process;
 pub mod publish;
 pub mod reset;
 pub mod restart;

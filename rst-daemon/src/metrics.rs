@@ -14,9 +14,11 @@ use rst_common::cause::{Cause, Direction, Impact, OwnerSource, Role};
 use rst_common::history::BUCKETS;
 
 use crate::clock::Hz;
+use crate::cost::ProbeCost;
+use crate::governor::Shed;
 use crate::kernel::counters::{Connections, Counts, Histogram as Counted, Label};
 use crate::kernel::listeners::Served;
-use crate::kernel::load::PROBES;
+use crate::kernel::probes::PROBES;
 use crate::kernel::ring::ReaderStats;
 use crate::ledger::{Counter as KernelCounter, Report};
 
@@ -43,6 +45,10 @@ pub struct Snapshot {
     pub hz: Hz,
     /// Names of the probes that are attached.
     pub attached: Vec<&'static str>,
+    /// What the programs have cost, estimated.
+    pub probes: Vec<ProbeCost>,
+    /// What is given up to stay within the budget.
+    pub shed: Shed,
     /// Names of the workloads in the counts, where they have one.
     pub workloads: HashMap<u64, Arc<str>>,
     /// The ports that are served.
@@ -76,7 +82,7 @@ pub fn render(
 }
 
 fn families(snapshot: &Snapshot, reason: impl Fn(u8) -> Option<String>) -> Vec<MetricFamily> {
-    vec![
+    let mut families = vec![
         resets(snapshot),
         kernel_reasons(&snapshot.counts, reason),
         connections(
@@ -93,6 +99,25 @@ fn families(snapshot: &Snapshot, reason: impl Fn(u8) -> Option<String>) -> Vec<M
         ),
         idle(snapshot),
         ages(snapshot),
+        counter(
+            "rst_ignored_resets_total",
+            "Resets that arrived and changed nothing; many of them are a sign of injection.",
+            snapshot
+                .counts
+                .ignored
+                .iter()
+                .map(|(why, count)| (vec![("why", why.label())], *count)),
+        ),
+    ];
+    families.extend(detail(snapshot));
+    families.extend(ledger(snapshot));
+    families.extend(own(snapshot));
+    families
+}
+
+/// What became of the detailed events.
+fn detail(snapshot: &Snapshot) -> [MetricFamily; 3] {
+    [
         events(snapshot),
         counter(
             "rst_owner_total",
@@ -103,15 +128,6 @@ fn families(snapshot: &Snapshot, reason: impl Fn(u8) -> Option<String>) -> Vec<M
                 .map(|(source, found)| (vec![("source", source.label())], found)),
         ),
         counter(
-            "rst_ignored_resets_total",
-            "Resets that arrived and changed nothing; many of them are a sign of injection.",
-            snapshot
-                .counts
-                .ignored
-                .iter()
-                .map(|(why, count)| (vec![("why", why.label())], *count)),
-        ),
-        counter(
             "rst_sampled_out_total",
             "Resets that were not described one by one, because the budget was used up.",
             snapshot
@@ -120,21 +136,12 @@ fn families(snapshot: &Snapshot, reason: impl Fn(u8) -> Option<String>) -> Vec<M
                 .iter()
                 .map(|(cause, detail)| (vec![("cause", cause.label())], detail.sampled_out)),
         ),
-        counter(
-            "rst_label_overflow_total",
-            "Resets counted under a label `other`, for want of room.",
-            [(vec![], overflow(snapshot))],
-        ),
-        gauge(
-            "rst_map_entries",
-            "Entries in use of a kernel map.",
-            [(vec![("map", "resets")], snapshot.counts.entries)],
-        ),
-        gauge(
-            "rst_map_capacity",
-            "Room for entries in a kernel map.",
-            [(vec![("map", "resets")], snapshot.max_series as usize)],
-        ),
+    ]
+}
+
+/// The kernel's own counts against ours.
+fn ledger(snapshot: &Snapshot) -> [MetricFamily; 6] {
+    [
         kernel_total(
             "rst_kernel_out_resets_total",
             "Resets sent, as the kernel counts them (OutRsts) in all network namespaces.",
@@ -169,7 +176,46 @@ fn families(snapshot: &Snapshot, reason: impl Fn(u8) -> Option<String>) -> Vec<M
                 usize::try_from(snapshot.ledger.unaccounted).unwrap_or(usize::MAX),
             )],
         ),
+    ]
+}
+
+/// The daemon itself.
+fn own(snapshot: &Snapshot) -> [MetricFamily; 8] {
+    [
+        counter(
+            "rst_label_overflow_total",
+            "Resets counted under a label `other`, for want of room.",
+            [(vec![], overflow(snapshot))],
+        ),
+        gauge(
+            "rst_map_entries",
+            "Entries in use of a kernel map.",
+            [(vec![("map", "resets")], snapshot.counts.entries)],
+        ),
+        gauge(
+            "rst_map_capacity",
+            "Room for entries in a kernel map.",
+            [(vec![("map", "resets")], snapshot.max_series as usize)],
+        ),
         probes(snapshot),
+        cost(
+            "rst_probe_runs_total",
+            "Runs of a probe's program, estimated from samples of 80 ms in each 5 seconds.",
+            snapshot.probes.iter().map(|cost| (cost.probe, cost.runs)),
+        ),
+        cost(
+            "rst_probe_seconds_total",
+            "Processor time of a probe's program, estimated likewise.",
+            snapshot
+                .probes
+                .iter()
+                .map(|cost| (cost.probe, cost.seconds)),
+        ),
+        gauge(
+            "rst_shed_level",
+            "What is given up to stay within max_cpu_percent and max_memory_mb: 0 nothing, 1 most detail, 2 all detail, 3 the optional probes too.",
+            [(vec![], usize::from(snapshot.shed.level()))],
+        ),
         gauge(
             "rst_build_info",
             "Always 1; the version is in the labels.",
@@ -439,6 +485,22 @@ fn probes(snapshot: &Snapshot) -> MetricFamily {
     )
 }
 
+/// An estimate for each probe.
+fn cost<'a>(
+    name: &str,
+    help: &str,
+    estimates: impl IntoIterator<Item = (&'a str, f64)>,
+) -> MetricFamily {
+    let samples = estimates.into_iter().map(|(probe, value)| {
+        let mut counter = Counter::default();
+        counter.set_value(value);
+        let mut metric = metric(&[("probe", probe)]);
+        metric.set_counter(counter);
+        metric
+    });
+    family(name, help, MetricType::COUNTER, samples.collect())
+}
+
 type Labels<'a> = Vec<(&'static str, &'a str)>;
 
 #[expect(
@@ -565,6 +627,12 @@ mod tests {
             max_series: 4096,
             hz: hz(),
             attached: vec!["tcp_send_reset"],
+            probes: vec![ProbeCost {
+                probe: "tcp_send_reset",
+                runs: 1000.0,
+                seconds: 0.25,
+            }],
+            shed: Shed::Detail,
             workloads: [8, 9].map(|id| (id, "web.service".into())).into(),
             served: vec![Served {
                 workload: 8,
@@ -644,6 +712,9 @@ mod tests {
             r#"rst_events_total{outcome="lost"} 1"#,
             r#"rst_sampled_out_total{cause="unread_data"} 2"#,
             r#"rst_ignored_resets_total{why="embryonic"} 2"#,
+            r#"rst_probe_runs_total{probe="tcp_send_reset"} 1000"#,
+            r#"rst_probe_seconds_total{probe="tcp_send_reset"} 0.25"#,
+            "rst_shed_level 2",
             r#"rst_events_total{outcome="malformed"} 1"#,
             "rst_label_overflow_total 5",
             "rst_kernel_out_resets_total 16",

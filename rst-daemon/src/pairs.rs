@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use rst_common::cause::{Direction, Impact};
-use rst_common::event::Event;
+use rst_common::event::{Event, known};
 
 use crate::join::endpoints;
 use crate::reset::Endpoint;
@@ -22,11 +22,12 @@ type Connection = (Endpoint, Endpoint);
 /// Events that wait for the other end's, in the order in which they came.
 #[derive(Debug, Default)]
 pub struct Pairs {
-    waiting: VecDeque<Paired>,
+    /// `None` where another has taken it.
+    waiting: VecDeque<Option<Paired>>,
     /// The number of the first one.
     first: u64,
-    /// The number of the earliest event of a connection's end that has no other.
-    single: HashMap<(Connection, u8), u64>,
+    /// The numbers of a connection's events that have no other.
+    single: HashMap<Connection, Vec<u64>>,
 }
 
 impl Pairs {
@@ -36,51 +37,123 @@ impl Pairs {
         self.waiting.is_empty()
     }
 
-    /// Takes an event in.
+    /// Takes an event in. In one namespace a connection is known by its addresses.
     pub fn push(&mut self, event: Event) {
         if let Some(connection) = connection(&event) {
-            let direction = event.facts.direction;
-            let other = other_end(direction);
-            if let Some(waiting) = self
-                .single
-                .remove(&(connection, other))
-                .and_then(|number| self.get(number))
+            let numbers = self.single.get(&connection).map_or(&[][..], Vec::as_slice);
+            let other = numbers.iter().copied().find(|number| {
+                self.get(*number).is_some_and(|(waiting, _)| {
+                    is_opposite(waiting, &event) && netns(waiting) == netns(&event)
+                })
+            });
+            if let Some(number) = other
+                && let Some(waiting) = self.get_mut(number)
             {
                 waiting.1 = Some(event);
+                self.forget(&connection, number);
                 return;
             }
             let number = self.first + self.waiting.len() as u64;
-            self.single.entry((connection, direction)).or_insert(number);
+            self.single.entry(connection).or_default().push(number);
         }
-        self.waiting.push_back((event, None));
-    }
-
-    fn get(&mut self, number: u64) -> Option<&mut Paired> {
-        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        self.waiting.get_mut(index)
+        self.waiting.push_back(Some((event, None)));
     }
 
     /// The next one that need not wait any longer at this moment,
     /// `CLOCK_MONOTONIC`, nanoseconds; the one that tells more comes first.
     pub fn pop(&mut self, now_ns: u64) -> Option<Paired> {
-        let (event, other) = self.waiting.front()?;
-        if other.is_none() && now_ns.saturating_sub(event.ktime_ns) < WAIT_NS {
+        loop {
+            let front = self.waiting.front()?;
+            let Some((event, other)) = front else {
+                self.waiting.pop_front();
+                self.first += 1;
+                continue;
+            };
+            if other.is_none() && now_ns.saturating_sub(event.ktime_ns) < WAIT_NS {
+                return None;
+            }
+            let (event, mut other) = (*event, *other);
+            if other.is_none()
+                && let Some(connection) = connection(&event)
+            {
+                self.forget(&connection, self.first);
+                other = self.elsewhere(&connection, &event);
+            }
+            self.waiting.pop_front();
+            self.first += 1;
+            return Some(match other {
+                Some(other) if weight(&other) > weight(&event) => (other, Some(event)),
+                other => (event, other),
+            });
+        }
+    }
+
+    /// Takes the other end in another namespace, where it can be told: other
+    /// connections there may have the same addresses.
+    fn elsewhere(&mut self, connection: &Connection, event: &Event) -> Option<Event> {
+        let (one, other) = connection;
+        if one.ip.is_loopback() || other.ip.is_loopback() {
             return None;
         }
-        if other.is_none()
-            && let Some(connection) = connection(event)
-        {
-            let key = (connection, event.facts.direction);
-            if self.single.get(&key) == Some(&self.first) {
-                self.single.remove(&key);
+        let mut numbers = self.single.get(connection)?.iter();
+        let others = |number: &&u64| {
+            let waiting = self.get(**number);
+            waiting.is_some_and(|(waiting, _)| is_opposite(waiting, event))
+        };
+        let number = *numbers.clone().find(others)?;
+        let (other, _) = *self.get(number)?;
+        let is_certain = numbers.all(|number| {
+            self.get(*number).is_some_and(|(waiting, _)| {
+                let like = if is_opposite(waiting, event) {
+                    &other
+                } else {
+                    event
+                };
+                netns(waiting) == netns(like)
+            })
+        });
+        if !is_certain {
+            // Nor can the others be told apart.
+            self.single.remove(connection);
+            return None;
+        }
+        self.forget(connection, number);
+        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        *self.waiting.get_mut(index)? = None;
+        Some(other)
+    }
+
+    fn get(&self, number: u64) -> Option<&Paired> {
+        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.waiting.get(index)?.as_ref()
+    }
+
+    fn get_mut(&mut self, number: u64) -> Option<&mut Paired> {
+        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.waiting.get_mut(index)?.as_mut()
+    }
+
+    /// It is not single any more.
+    fn forget(&mut self, connection: &Connection, number: u64) {
+        if let Some(numbers) = self.single.get_mut(connection) {
+            numbers.retain(|known| *known != number);
+            if numbers.is_empty() {
+                self.single.remove(connection);
             }
         }
-        let paired = self.waiting.pop_front()?;
-        self.first += 1;
-        Some(match paired {
-            (event, Some(other)) if weight(&other) > weight(&event) => (other, Some(event)),
-            paired => paired,
-        })
+    }
+}
+
+fn is_opposite(one: &Event, other: &Event) -> bool {
+    one.facts.direction != other.facts.direction
+}
+
+/// What tells the namespace of an event from others.
+fn netns(event: &Event) -> u64 {
+    if event.known & known::NETNS_COOKIE != 0 {
+        event.netns_cookie
+    } else {
+        u64::from(event.netns)
     }
 }
 
@@ -96,14 +169,6 @@ fn weight(event: &Event) -> (u8, bool) {
     (impact, event.facts.direction == Direction::Sent as u8)
 }
 
-fn other_end(direction: u8) -> u8 {
-    if direction == Direction::Sent as u8 {
-        Direction::Received as u8
-    } else {
-        Direction::Sent as u8
-    }
-}
-
 fn connection(event: &Event) -> Option<Connection> {
     let (local, remote) = endpoints(event)?;
     let in_order = (local.ip, local.port) <= (remote.ip, remote.port);
@@ -116,7 +181,7 @@ fn connection(event: &Event) -> Option<Connection> {
 
 #[cfg(test)]
 mod tests {
-    use rst_common::event::{EVENT_SIZE, known};
+    use rst_common::event::EVENT_SIZE;
     use rst_common::tcp::{AF_INET, AF_INET6};
 
     use super::*;
@@ -187,6 +252,61 @@ mod tests {
         assert_eq!(first, sent(1));
         assert!(other.is_some());
         assert_eq!(pairs.pop(u64::MAX), Some((sent(2), None)));
+    }
+
+    /// An event in a namespace of its own, at this address.
+    fn within(event: &Event, netns: u64, address: u8) -> Event {
+        let mut event = *event;
+        event.known |= known::NETNS_COOKIE;
+        event.netns_cookie = netns;
+        event.local_addr[0] = address;
+        event.remote_addr[0] = address;
+        event
+    }
+
+    #[test]
+    fn ends_in_two_namespaces_are_a_pair_where_they_are_the_only_ones() {
+        use Direction::{Received, Sent};
+        let end = |direction, netns, address| {
+            within(&at(1, direction, 100, Impact::Benign), netns, address)
+        };
+        let paired = |events: &[Event]| {
+            let mut pairs = Pairs::default();
+            for event in events {
+                pairs.push(*event);
+            }
+            let told = std::iter::from_fn(|| pairs.pop(u64::MAX));
+            let told: Vec<bool> = told.map(|(_, other)| other.is_some()).collect();
+            assert!(pairs.is_empty() && pairs.single.is_empty());
+            told
+        };
+        assert_eq!(paired(&[end(Sent, 1, 10), end(Received, 2, 10)]), [true]);
+        assert_eq!(
+            paired(&[end(Sent, 1, 10), end(Sent, 1, 10), end(Received, 2, 10)]),
+            [true, false]
+        );
+        assert_eq!(
+            paired(&[end(Sent, 1, 10), end(Received, 2, 10), end(Received, 3, 10)]),
+            [false, false, false],
+            "one of two"
+        );
+        assert_eq!(
+            paired(&[end(Sent, 1, 10), end(Sent, 3, 10), end(Received, 2, 10)]),
+            [false, false, false],
+            "one of two, likewise"
+        );
+        // Each namespace has a loopback of its own.
+        assert_eq!(
+            paired(&[end(Sent, 1, 127), end(Received, 2, 127)]),
+            [false, false]
+        );
+        let twice = [
+            end(Sent, 1, 127),
+            end(Sent, 2, 127),
+            end(Received, 2, 127),
+            end(Received, 1, 127),
+        ];
+        assert_eq!(paired(&twice), [true, true]);
     }
 
     #[test]

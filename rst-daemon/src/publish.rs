@@ -6,26 +6,26 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use rst_common::cause::Cause;
 use rst_common::classify::{Times, Verdict, classify};
 use rst_common::event::{self, Event};
 use rst_common::facts::Facts;
-use rst_common::history::Listened;
+use rst_common::history::{ANY_V4, ANY_V6, Listened};
 use rst_common::reason::Reason;
+use rst_common::tcp::{AF_INET, AF_INET6};
 use tracing::{Level, debug, enabled, info};
 
 use crate::clock::{Hz, WallClock};
 use crate::hint::estimator::Estimator;
 use crate::hub::Hub;
 use crate::join::{self, Joiner, owner_source};
-use crate::kernel::listeners::{Listeners, Stopped};
+use crate::kernel::listeners::{Address, Listeners, Stopped};
 use crate::metrics::OwnersFound;
 use crate::pairs::Pairs;
-use crate::reset::{Reset, Restart, Restarted, VERSION};
-use crate::restart::{Outages, Over, Place};
+use crate::reset::{Reset, Restart, Restarted, VERSION, Workload};
+use crate::restart::{Outages, Over};
 use crate::workload::resolver::Resolver;
-use crate::{basis, hint};
+use crate::{basis, hint, process};
 
 /// What the host knows beside the events, for the events and for the scrape.
 #[derive(Debug)]
@@ -51,33 +51,35 @@ impl Host {
         labels.collect()
     }
 
-    /// The reset that an event tells of; and who had listened where it found nobody,
-    /// until when.
-    fn tell(&self, event: &Event, gone: Option<(Stopped, Timestamp)>, clock: WallClock) -> Reset {
-        let now = Instant::now();
-        let mut resolver = self.resolver();
-        let of = resolver.resolve(event.workload, now);
-        let mut reset = self.joiner.join(event, clock, of);
-        if let Some((gone, stopped)) = gone {
-            let workload = resolver.resolve(gone.workload, now).workload;
-            let name = workload.as_ref().map(|workload| workload.name.as_str());
-            let told = basis::stopped(&gone, name, event.ktime_ns);
-            reset.basis.push_str(&told);
-            reset.restart = Some(Restart {
-                workload,
-                stopped,
-                started: None,
-                resets: gone.resets,
-            });
+    /// The reset that an event tells of.
+    fn tell(&self, event: &Event, clock: WallClock) -> Reset {
+        let of = self.resolver().resolve(event.workload, Instant::now());
+        let holder = self.joiner.holder_of(event);
+        let running = holder.and_then(|(pid, born)| process::running(pid, born));
+        self.joiner.join(event, clock, of, running)
+    }
+
+    /// Who had listened where a segment went that found nobody. The process is told
+    /// where it ended with it, or runs still: it may have left the socket to others.
+    fn gone(&self, event: &Event, at: Address) -> Option<(Stopped, Option<Workload>)> {
+        let stopped = self.listeners.stopped(at.netns, at.port)?;
+        // It may have come and gone since.
+        if stopped.at_ns > event.ktime_ns {
+            return None;
         }
-        reset
+        let pid = stopped.pid.filter(|pid| {
+            stopped.exit_code.is_some() || process::running(*pid, stopped.born).is_some()
+        });
+        let workload = self.workload(stopped.workload);
+        Some((Stopped { pid, ..stopped }, workload))
+    }
+
+    fn workload(&self, id: u64) -> Option<Workload> {
+        self.resolver().resolve(id, Instant::now()).workload
     }
 
     /// A restart that is over.
     fn restarted(&self, over: &Over, clock: WallClock) -> Restarted {
-        let workload = self
-            .resolver()
-            .resolve(over.stopped.workload, Instant::now());
         let started = clock.at(over.started_ns);
         Restarted {
             v: VERSION,
@@ -86,7 +88,7 @@ impl Host {
             port: over.port,
             netns: over.netns,
             restart: Restart {
-                workload: workload.workload,
+                workload: over.workload.clone(),
                 stopped: over.at,
                 started: Some(started),
                 resets: over.resets,
@@ -100,16 +102,27 @@ impl Host {
 }
 
 /// Where a segment went that found no listener where there had been one.
-fn place(event: &Event) -> Option<Place> {
+fn address(event: &Event) -> Option<Address> {
     if event.facts.listened != Listened::Before as u8 {
         return None;
     }
-    let netns = if event.known & event::known::NETNS_COOKIE != 0 {
-        event.netns_cookie
-    } else {
-        u64::from(event.netns)
+    let family = match event.family {
+        AF_INET => ANY_V4,
+        AF_INET6 => ANY_V6,
+        _ => return None,
     };
-    Some((netns, event.local_port))
+    let (halves, _) = event.local_addr.as_chunks();
+    let address = [*halves.first()?, *halves.get(1)?];
+    Some(Address {
+        netns: if event.known & event::known::NETNS_COOKIE != 0 {
+            event.netns_cookie
+        } else {
+            u64::from(event.netns)
+        },
+        port: event.local_port,
+        family,
+        address: address.map(u64::from_ne_bytes),
+    })
 }
 
 /// How long a restart may be over before it is told.
@@ -190,8 +203,9 @@ impl Publisher {
             return;
         }
         let listeners = &self.host.listeners;
-        let since = |(netns, port), stopped_ns| listeners.since(netns, port, stopped_ns);
-        for over in self.outages.over(now_ns, since) {
+        let since = |address, stopped_ns| listeners.since(address, stopped_ns);
+        let name = |workload| self.host.workload(workload);
+        for over in self.outages.over(now_ns, since, name) {
             self.hub.publish(self.host.restarted(&over, clock()));
         }
     }
@@ -210,15 +224,28 @@ impl Publisher {
     }
 
     fn tell(&mut self, event: &Event, clock: WallClock) -> Reset {
-        let gone = place(event).and_then(|place| {
-            let (netns, port) = place;
-            let stopped = self.host.listeners.stopped(netns, port)?;
+        let mut reset = self.host.tell(event, clock);
+        if let Some(address) = address(event)
+            && let Some((gone, workload)) = self.host.gone(event, address)
+        {
+            let name = workload.as_ref().map(|workload| workload.name.as_str());
+            let told = basis::stopped(&gone, name, event.ktime_ns);
+            reset.basis.push_str(&told);
             let inode = event.known & event::known::NETNS != 0;
-            let inode = inode.then_some(event.netns);
-            let at = clock.at(stopped.at_ns);
-            Some((stopped, self.outages.missed(place, stopped, at, inode)))
-        });
-        let mut reset = self.host.tell(event, gone, clock);
+            let stopped = self.outages.missed(
+                address,
+                gone,
+                workload.clone(),
+                clock.at(gone.at_ns),
+                inode.then_some(event.netns),
+            );
+            reset.restart = Some(Restart {
+                workload,
+                stopped,
+                started: None,
+                resets: gone.resets,
+            });
+        }
         self.insight.learn(event, &mut reset, self.host.joiner.hz());
         reset
     }

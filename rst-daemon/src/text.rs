@@ -226,8 +226,11 @@ fn numbers(reset: &Reset) -> Vec<String> {
 /// The other end, where it is on this host.
 fn peer(reset: &Reset) -> Option<String> {
     let cause = safe(reset.peer_cause.as_ref()?);
-    let name = owner(reset.peer_owner.as_ref());
-    Some(format!("peer={name}:{cause}"))
+    let name = reset
+        .peer_owner
+        .as_ref()
+        .map(|peer| owner(Some(peer)) + ":");
+    Some(format!("peer={}{cause}", name.unwrap_or_default()))
 }
 
 fn exit(exit: &Exit) -> Option<String> {
@@ -403,7 +406,7 @@ mod tests {
             remote: end.local,
             ..testing::reset()
         };
-        assert!(plain(&other).contains(" peer=-:peer_closed "));
+        assert!(plain(&other).contains(" peer=peer_closed "));
         assert!(is_other_end(&other, &end) && is_other_end(&end, &other));
         let later = Reset {
             remote: Some(testing::endpoint("10.0.1.5", 42311)),

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::io;
 
+use tokio::sync::mpsc;
 use tracing::info;
 
 use crate::cli::WatchArgs;
@@ -94,7 +95,9 @@ async fn alone(
             result = &mut printed => outcome = Some(result.unwrap_or(Ok(()))),
         }
     };
-    tracer.run(end, |_, _| {}).await?;
+    // Nobody tells it anything.
+    let (_commands, commanded) = mpsc::channel(1);
+    tracer.run(end, commanded, |_| {}).await?;
     match outcome {
         Some(result) => Ok(result?),
         None => Ok(print::finish(printed).await?),

@@ -43,6 +43,8 @@ mod crafted;
 mod curl;
 #[path = "live/dead.rs"]
 mod dead;
+#[path = "live/governor.rs"]
+mod governor;
 #[path = "live/idle.rs"]
 mod idle;
 #[path = "live/ledger.rs"]

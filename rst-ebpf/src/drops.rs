@@ -1,7 +1,12 @@
 //! Resets that arrive and change nothing.
 
 use aya_ebpf::programs::BtfTracePointContext;
-use rst_common::{cause::Ignored, drops::why, layout::Field, tcp::flag};
+use rst_common::{
+    cause::Ignored,
+    drops::{NO_SOCKET, why},
+    layout::Field,
+    tcp::flag,
+};
 
 use crate::{
     kernel::{self, Skb, Sock},
@@ -28,6 +33,11 @@ pub(crate) fn dropped(ctx: &BtfTracePointContext, reason: u32, socket: Option<us
     let Some(skb) = Skb::from_arg(ctx, 0) else {
         return;
     };
+    // Most are SYNs to a closed port.
+    let noted = skb.flags();
+    if entry == NO_SOCKET && noted.is_some_and(|flags| flags & flag::RST == 0) {
+        return;
+    }
     if !is_reset(skb) {
         return;
     }
@@ -55,15 +65,15 @@ fn is_reset(skb: Skb) -> bool {
     if transport == UNSET {
         return false;
     }
+    // RFC 9293 section 3.1: flags at byte 13.
+    let at = head.wrapping_add(u64::from(transport)).wrapping_add(13);
+    if kernel::probe_at::<u8>(at).is_none_or(|flags| flags & flag::RST == 0) {
+        return false;
+    }
     let Some(ip) = kernel::probe_at::<[u8; 10]>(head.wrapping_add(u64::from(network))) else {
         return false;
     };
     // RFC 791 section 3.1: protocol at byte 9; RFC 8200 section 3: next header at 6.
     let protocol = if ip[0] >> 4 == 6 { ip[6] } else { ip[9] };
-    if protocol != TCP {
-        return false;
-    }
-    // RFC 9293 section 3.1: flags at byte 13.
-    let at = head.wrapping_add(u64::from(transport)).wrapping_add(13);
-    kernel::probe_at::<u8>(at).is_some_and(|flags| flags & flag::RST != 0)
+    protocol == TCP
 }

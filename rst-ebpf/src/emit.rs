@@ -275,7 +275,10 @@ unsafe fn namespace(event: *mut Event, sk: Option<Sock>, segment: &Segment) -> u
 #[expect(clippy::cast_ptr_alignment, reason = "asserted above")]
 unsafe fn current(event: *mut Event, facts: &Facts, cause: u8) -> u32 {
     let kills = cause == Cause::AdminKill as u8;
-    let name = if kills || gather::is_closing(facts) {
+    // Connections that nobody has accepted go with their listener, whoever closes it,
+    // or in whatever task the handshake ends a moment later.
+    let closes = gather::is_closing(facts) && cause != Cause::ListenerClosed as u8;
+    let name = if kills || closes {
         process::current_name()
     } else {
         None
@@ -302,11 +305,11 @@ unsafe fn current(event: *mut Event, facts: &Facts, cause: u8) -> u32 {
 #[inline(always)]
 #[expect(clippy::cast_ptr_alignment, reason = "asserted above")]
 unsafe fn owner(event: *mut Event, source: &Source) {
-    let pid = Holder::unpack(source.owner.holder).pid;
-    let name = if pid == 0 {
+    let holder = Holder::unpack(source.owner.holder);
+    let name = if holder.pid == 0 {
         None
     } else {
-        process::name_of(pid)
+        process::name_of(holder)
     };
     // SAFETY: the caller's promise.
     unsafe {

@@ -171,6 +171,16 @@ pub(crate) fn forget(value: u64) -> u64 {
     value
 }
 
+/// A port as an index, cut to 16 bits where the verifier sees it: the compiler knows
+/// that it has no more.
+#[inline(always)]
+pub(crate) fn sixteen_bits(port: u16) -> usize {
+    let mut index = u64::from(port);
+    // SAFETY: computes with one register.
+    unsafe { asm!("{0} &= 0xffff", inout(reg) index, options(pure, nomem, nostack)) };
+    index as usize
+}
+
 /// [`forget`] of a fact that is yes or no.
 #[inline(always)]
 pub(crate) fn flag(value: bool) -> u8 {
@@ -495,6 +505,20 @@ impl Skb {
     pub(crate) fn get<T: Copy>(self, field: Field) -> Option<T> {
         // SAFETY: PTR_TO_BTF_ID sk_buff past the NULL rule (see `argument`).
         unsafe { load(self.0.as_ptr(), field) }
+    }
+
+    /// The flags of the TCP header as the kernel has noted them (`TCP_SKB_CB`): where
+    /// it has, and it is no packet of another protocol.
+    #[inline(always)]
+    pub(crate) fn flags(self) -> Option<u8> {
+        let (block, flags) = (offset(Field::SkbCb), offset(Field::TcpCbFlags));
+        if block == ABSENT || flags == ABSENT {
+            return None;
+        }
+        let at = block as usize + flags as usize;
+        // SAFETY: PTR_TO_BTF_ID sk_buff past the NULL rule; a byte of `cb`, which is
+        // an array of bytes that `struct tcp_skb_cb` fits into.
+        Some(unsafe { ptr::read_volatile(self.0.as_ptr().add(at)) })
     }
 
     /// The network namespace of the device it came through. Only where the

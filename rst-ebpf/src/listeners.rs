@@ -9,7 +9,7 @@ use aya_ebpf::{
 use rst_common::{
     cause::OwnerSource,
     event::Control,
-    history::{ANY_V4, ANY_V6, Listened, Listener, ListenerKey, SERVED_SECONDS},
+    history::{ANY_V4, ANY_V6, Listened, Listener, ListenerKey, MIXED, SERVED_SECONDS, SHARED},
     layout::Field,
     owner::Holder,
 };
@@ -17,7 +17,7 @@ use rst_common::{
 use crate::{
     gather,
     kernel::{self, Sock},
-    maps::LISTENERS,
+    maps::{LISTENERS, SERVED},
     process::{self, Owner},
     tuple,
 };
@@ -41,7 +41,13 @@ pub(crate) fn find(
     port: u16,
     address: impl FnOnce() -> Option<(u8, [u64; 2])>,
 ) -> Listened {
-    let Some(entry) = LISTENERS.get_ptr_mut(key(netns, port)) else {
+    // Most lookups are of ports that a scan tries: those end here.
+    let entry = if is_served(port) {
+        LISTENERS.get_ptr_mut(key(netns, port))
+    } else {
+        None
+    };
+    let Some(entry) = entry else {
         // SAFETY: a valid map value, whole 8-byte load.
         let forgotten = unsafe { ptr::read_volatile(&raw const (*control).listeners_forgotten) };
         return if forgotten == 0 {
@@ -72,6 +78,22 @@ pub(crate) fn find(
     when
 }
 
+/// The byte of a port in [`SERVED`].
+#[inline(always)]
+fn served(port: u16) -> Option<*mut u8> {
+    let bytes = SERVED.get_ptr_mut(0)?;
+    // SAFETY: a valid map value with a byte for every port; the mask bounds the index
+    // for the verifier.
+    Some(unsafe { bytes.cast::<u8>().add(kernel::sixteen_bits(port)) })
+}
+
+/// Whether anybody has listened on a port, in any namespace.
+#[inline(always)]
+fn is_served(port: u16) -> bool {
+    // SAFETY: see `served`.
+    served(port).is_none_or(|byte| unsafe { ptr::read_volatile(byte) } != 0)
+}
+
 /// Whether a port has long ceased to serve.
 #[inline(always)]
 fn is_long_ago(control: *mut Control, stopped: u64) -> bool {
@@ -88,6 +110,10 @@ pub(crate) fn begin(control: *mut Control, sk: Sock, owner: Owner) {
         return;
     };
     let key = key(netns, port);
+    if let Some(byte) = served(port) {
+        // SAFETY: see `served`; whole byte.
+        unsafe { ptr::write_volatile(byte, 1) };
+    }
     // As what is accepted there is told of it.
     let holder = Holder {
         source: OwnerSource::Listener as u8,
@@ -129,19 +155,30 @@ pub(crate) fn begin(control: *mut Control, sk: Sock, owner: Owner) {
     // SAFETY: a valid map value. Two sockets that begin to listen on one port at
     // the same moment may lose one of the counts.
     unsafe {
-        if any != 0 {
-            (*listener).any_address |= any;
-        } else if (*listener).address == [0; 2] {
+        let idle = (*listener).listening == 0;
+        if idle {
+            // What others have served there may be another's now, or nobody's.
+            if (*listener).any_address & !any != 0 || any == 0 && (*listener).address != address {
+                (*listener).several = 1;
+            }
+            (*listener).any_address = any;
             (*listener).address = address;
-        } else if (*listener).address != address {
-            (*listener).several = 1;
-            (*listener).address = address;
-        }
-        if (*listener).listening == 0 {
             (*listener).shared = 0;
             (*listener).started_ns = now;
-        } else if (*listener).holder != holder {
-            (*listener).shared = 1;
+        } else {
+            if any != 0 {
+                (*listener).any_address |= any;
+            } else if (*listener).address == [0; 2] {
+                (*listener).address = address;
+            } else if (*listener).address != address {
+                (*listener).several = 1;
+                (*listener).address = address;
+            }
+            if (*listener).workload != owner.workload {
+                (*listener).shared = MIXED;
+            } else if (*listener).holder != holder && (*listener).shared == 0 {
+                (*listener).shared = SHARED;
+            }
         }
         (*listener).holder = holder;
         (*listener).workload = owner.workload;
@@ -177,17 +214,29 @@ pub(crate) fn end(sk: Sock) {
         return;
     };
     let code = process::exiting();
+    let exited = kernel::flag(code.is_some());
+    let code = code.unwrap_or_default();
+    // Whoever exits with the socket has held it; another than that has begun to
+    // listen, where that one has forked.
+    let holder = if exited == 0 {
+        0
+    } else {
+        process::exiting_holder()
+    };
     if let Some(listener) = LISTENERS.get_ptr_mut(key(netns, port)) {
         // SAFETY: a valid map value; see `begin`.
         unsafe {
             if (*listener).listening != 0 {
                 (*listener).listening -= 1;
             }
+            if holder != 0 && (*listener).shared == 0 {
+                (*listener).holder = holder;
+            }
             (*listener).resets = 0;
             (*listener).stopped = bpf_jiffies64();
             (*listener).stopped_ns = bpf_ktime_get_ns();
-            (*listener).exited = kernel::flag(code.is_some());
-            (*listener).exit_code = code.unwrap_or_default();
+            (*listener).exited = exited;
+            (*listener).exit_code = code;
         }
     }
 }
@@ -209,7 +258,7 @@ pub(crate) fn owner(netns: u64, port: u16) -> Owner {
     Owner {
         // Of several nobody knows which accepts.
         holder: if shared == 0 { holder } else { 0 },
-        workload,
+        workload: if shared == MIXED { 0 } else { workload },
     }
 }
 

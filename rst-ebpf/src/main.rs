@@ -92,7 +92,7 @@ pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
 pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     let (old, new) = (ctx.arg::<u32>(1) as u8, ctx.arg::<u32>(2) as u8);
     let opens = new == state::SYN_SENT || new == state::ESTABLISHED;
-    let closes = new == state::CLOSE && old != state::SYN_SENT;
+    let closes = new == state::CLOSE;
     if !(opens || closes || new == state::CLOSE_WAIT || new == state::LISTEN) {
         return 0;
     }
@@ -105,7 +105,7 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     if new == state::SYN_SENT {
         connect(sk);
     } else if new == state::ESTABLISHED {
-        establish(sk);
+        establish(sk, old);
     } else if new == state::LISTEN {
         // What the table holds is of an earlier socket at the same address.
         listen(sk, process::current(), false);
@@ -127,42 +127,55 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
 /// Our process asks for a connection.
 #[inline(always)]
 fn connect(sk: Sock) {
-    let life = Life {
-        // SAFETY: takes no argument and reads a kernel variable.
-        start: Life::start_of(unsafe { bpf_jiffies64() }),
-        role: Role::Client as u8,
-        ..Life::unknown(gather::remote_port(sk))
-    };
+    let life = begun(Role::Client, gather::remote_port(sk));
     sockets::begin(sk, life, process::current());
 }
 
-/// A connection has come about. One that we asked for is known since its SYN, also
-/// where both ends have sent one.
+/// A connection that begins now.
 #[inline(always)]
-fn establish(sk: Sock) {
+fn begun(role: Role, remote_port: u16) -> Life {
+    Life {
+        // SAFETY: takes no argument and reads a kernel variable.
+        start: Life::start_of(unsafe { bpf_jiffies64() }),
+        role: role as u8,
+        ..Life::unknown(remote_port)
+    }
+}
+
+/// A connection has come about. We have asked for it where the handshake ends in
+/// SYN_SENT. From SYN_RECV it is a child of a listener, which has no `struct socket`
+/// until it is accepted; or both ends have sent a SYN, and then it is known since
+/// ours (or it was accepted before, with TCP Fast Open, and is not).
+#[inline(always)]
+fn establish(sk: Sock, old: u8) {
     let remote_port = gather::remote_port(sk);
-    if let Some((life, owner)) = sockets::find(sk, remote_port)
-        && life.role == Role::Client as u8
-    {
-        count::connection(&ConnectionKey {
-            workload: owner.workload,
-            port: ports::bounded(remote_port),
-            role: Role::Client as u8,
-            pad: [0; 5],
-        });
-        return;
+    let has_socket = sk
+        .tcp()
+        .and_then(|tcp| tcp.get::<u64>(Field::SkSocket))
+        .is_none_or(|socket| socket != 0);
+    let asked = old == state::SYN_SENT;
+    if asked || kernel::flag(has_socket) != 0 {
+        let known = sockets::find(sk, remote_port)
+            .filter(|(life, _)| life.role == Role::Client as u8 && life.state_before == 0);
+        if asked || known.is_some() {
+            let owner = known.map_or(Owner::UNKNOWN, |(_, owner)| owner);
+            if known.is_none() {
+                sockets::begin(sk, begun(Role::Client, remote_port), owner);
+            }
+            count::connection(&ConnectionKey {
+                workload: owner.workload,
+                port: ports::bounded(remote_port),
+                role: Role::Client as u8,
+                pad: [0; 5],
+            });
+            return;
+        }
     }
     let port = sk.common::<u16>(Field::SkNum).unwrap_or_default();
     let owner = sk
         .net()
         .map_or(Owner::UNKNOWN, |net| listeners::owner(net.id(), port));
-    let life = Life {
-        // SAFETY: takes no argument and reads a kernel variable.
-        start: Life::start_of(unsafe { bpf_jiffies64() }),
-        role: Role::Server as u8,
-        ..Life::unknown(remote_port)
-    };
-    sockets::begin(sk, life, owner);
+    sockets::begin(sk, begun(Role::Server, remote_port), owner);
     count::connection(&ConnectionKey {
         workload: owner.workload,
         port: ports::bounded(port),

@@ -12,13 +12,16 @@ use rst_common::{
     },
     drops::{Drops, MAX_DROPS},
     event::{Control, DOUBT_SLOTS, DetailStats, Doubt, PORT_WORDS},
-    history::{Endings, Listener, ListenerKey, Set},
+    history::{Endings, LISTENERS as LISTENERS_ROOM, Listener, ListenerKey, Set},
     layout::{ABSENT, FIELD_COUNT, Layout},
     owner::{Comm, NAMES as WORKLOAD_NAMES, PROCESSES as CAPACITY, Process},
     reason::MAX_REASONS,
 };
 
 use crate::drops::KINDS;
+
+/// Every port.
+pub(crate) const PORTS_ALL: usize = u16::MAX as usize + 1;
 
 /// `BPF_F_MMAPABLE` of `include/uapi/linux/bpf.h`.
 const MMAPABLE: u32 = 1 << 10;
@@ -80,7 +83,13 @@ pub(crate) static NAMES: HashMap<u64, Comm> = HashMap::with_max_entries(WORKLOAD
 
 /// Who listens, and who has listened.
 #[map]
-pub(crate) static LISTENERS: HashMap<ListenerKey, Listener> = HashMap::with_max_entries(8192, 0);
+pub(crate) static LISTENERS: HashMap<ListenerKey, Listener> =
+    HashMap::with_max_entries(LISTENERS_ROOM, 0);
+
+/// Ports that somebody listens on, or has listened on, in any namespace: a byte each,
+/// for bits can't be set without a lock on every kernel.
+#[map]
+pub(crate) static SERVED: Array<[u8; PORTS_ALL]> = Array::with_max_entries(1, 0);
 
 /// Receive events that may be none.
 #[map]

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use rst_common::{
     cause::OwnerSource,
     layout::Field,
-    owner::{BY_NAME, Comm, Holder, PROCESSES as CAPACITY, Process, clean, workload},
+    owner::{BY_NAME, Comm, Holder, PROCESSES as CAPACITY, Process, born, clean, workload},
 };
 
 use crate::{
@@ -70,8 +70,8 @@ fn running(source: OwnerSource) -> Owner {
 /// the system or of a user.
 #[inline(always)]
 pub(crate) fn is_manager(holder: u64) -> bool {
-    let pid = Holder::unpack(holder).pid;
-    pid != 0 && name_of(pid) == Some(SYSTEMD)
+    let holder = Holder::unpack(holder);
+    holder.pid != 0 && name_of(holder) == Some(SYSTEMD)
 }
 
 /// The process of a task of an iterator.
@@ -96,8 +96,10 @@ fn owner(task: Task, pid: u32, cgroup: u64, source: OwnerSource) -> Owner {
     let comm = name(task);
     let workload = workload(cgroup, comm);
     let is_kernel = kernel::flag(flags & PF_KTHREAD != 0) != 0;
+    let leader = task.follow(Field::TaskGroupLeader);
+    let born = born(leader.get(Field::TaskStartBoottime));
     if !is_kernel {
-        note(pid, comm, workload);
+        note(pid, born, comm, workload);
     }
     let pid = if is_kernel { 0 } else { pid };
     Owner {
@@ -105,6 +107,7 @@ fn owner(task: Task, pid: u32, cgroup: u64, source: OwnerSource) -> Owner {
             pid,
             source: source as u8,
             is_kernel,
+            born,
         }
         .pack(),
         workload,
@@ -138,15 +141,31 @@ pub(crate) fn exiting() -> Option<u32> {
     Some(signal.get(Field::SignalExitCode))
 }
 
+/// The process that is exiting, as one that has listened; its workload is the
+/// listener's.
+#[inline(always)]
+pub(crate) fn exiting_holder() -> u64 {
+    let task = Task::current();
+    let leader = task.follow(Field::TaskGroupLeader);
+    Holder {
+        pid: task.get(Field::TaskTgid),
+        source: OwnerSource::Listener as u8,
+        is_kernel: false,
+        born: born(leader.get(Field::TaskStartBoottime)),
+    }
+    .pack()
+}
+
 /// Remembers the name of a process, for when it has gone.
 #[inline(always)]
-fn note(pid: u32, comm: Comm, workload: u64) {
+fn note(pid: u32, born: u32, comm: Comm, workload: u64) {
     let Some(process) = PROCESSES.get_ptr_mut(pid & (CAPACITY - 1)) else {
         return;
     };
     // SAFETY: a valid map value.
     let known = unsafe { read(process) };
-    if known.pid == u64::from(pid) && known.comm == comm && known.workload == workload {
+    let same = known.pid == pid && known.born == born;
+    if same && known.comm == comm && known.workload == workload {
         return;
     }
     if workload & BY_NAME != 0 {
@@ -158,19 +177,21 @@ fn note(pid: u32, comm: Comm, workload: u64) {
     // entry is nobody's.
     unsafe {
         ptr::write_volatile(&raw mut (*process).pid, 0);
+        ptr::write_volatile(&raw mut (*process).born, born);
         ptr::write_volatile(&raw mut (*process).comm, comm);
         ptr::write_volatile(&raw mut (*process).workload, workload);
-        ptr::write_volatile(&raw mut (*process).pid, u64::from(pid));
+        ptr::write_volatile(&raw mut (*process).pid, pid);
     }
 }
 
 /// The name of a process that has connected or listened.
 #[inline(always)]
-pub(crate) fn name_of(pid: u32) -> Option<Comm> {
-    let process = PROCESSES.get_ptr_mut(pid & (CAPACITY - 1))?;
+pub(crate) fn name_of(holder: Holder) -> Option<Comm> {
+    let process = PROCESSES.get_ptr_mut(holder.pid & (CAPACITY - 1))?;
     // SAFETY: a valid map value.
     let known = unsafe { read(process) };
-    (known.pid == u64::from(pid)).then_some(known.comm)
+    let same = kernel::flag(known.pid == holder.pid && known.born == holder.born) != 0;
+    same.then_some(known.comm)
 }
 
 /// An entry; its id is 0 where it has changed meanwhile.
@@ -182,11 +203,13 @@ unsafe fn read(process: *mut Process) -> Process {
     // SAFETY: the caller's promise.
     unsafe {
         let pid = ptr::read_volatile(&raw const (*process).pid);
+        let born = ptr::read_volatile(&raw const (*process).born);
         let comm = ptr::read_volatile(&raw const (*process).comm);
         let workload = ptr::read_volatile(&raw const (*process).workload);
         let unchanged = ptr::read_volatile(&raw const (*process).pid) == pid;
         Process {
             pid: if unchanged { pid } else { 0 },
+            born,
             comm,
             workload,
         }

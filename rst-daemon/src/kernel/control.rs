@@ -176,15 +176,21 @@ const PERIOD_NS: u64 = 1_000_000_000;
 const SHARE: u64 = 16;
 
 impl Budget {
-    /// A full bucket at `now_ns`.
+    /// A full bucket at `now_ns`, at the start.
     #[must_use]
     pub fn new(rate: u32, now_ns: u64) -> Self {
+        Self::at(rate, now_ns, 0)
+    }
+
+    /// Likewise, after so many events.
+    #[must_use]
+    pub fn at(rate: u32, now_ns: u64, used: u64) -> Self {
         let rate = u64::from(rate);
         let capacity = rate + Self::reserve(rate);
         Self {
             rate,
             capacity,
-            allowed: capacity,
+            allowed: used.saturating_add(capacity),
             remainder: 0,
             last_ns: now_ns,
         }
@@ -247,6 +253,13 @@ mod tests {
         // Saved up to one second's worth, never more.
         assert_eq!(budget.top_up(20_000_000_000, 1020), 2020 + reserve);
         assert!(budget.is_full(1020));
+    }
+
+    #[test]
+    fn another_rate_starts_from_what_was_used() {
+        let mut budget = Budget::at(100, 0, 5000);
+        assert_eq!(budget.top_up(0, 5000), 5100 + Budget::reserve(100));
+        assert_eq!(Budget::at(0, 0, 5000).top_up(9, 5000), 5000);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Who listens, and who has listened, from the kernel's table.
 
 use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{HashMap, MapData};
-use rst_common::history::{Listener, ListenerKey};
+use rst_common::history::{LISTENERS, Listened, Listener, ListenerKey, MIXED, SERVED_SECONDS};
 use rst_common::owner::Holder;
 
 use super::batch::Batch;
@@ -22,6 +23,8 @@ const _: () = assert!(size_of::<RawListener>() == size_of::<Listener>());
 pub struct Stopped {
     /// The process, where it was one alone.
     pub pid: Option<u32>,
+    /// When that began ([`rst_common::owner::born`]).
+    pub born: u32,
     /// Its workload ([`rst_common::owner::workload`]).
     pub workload: u64,
     /// When, `CLOCK_MONOTONIC`, nanoseconds.
@@ -32,11 +35,25 @@ pub struct Stopped {
     pub resets: u64,
 }
 
+/// Where a segment went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The namespace: its cookie, or its inode where the kernel has no cookies.
+    pub netns: u64,
+    /// The port.
+    pub port: u16,
+    /// [`ANY_V4`](rst_common::history::ANY_V4) or
+    /// [`ANY_V6`](rst_common::history::ANY_V6).
+    pub family: u8,
+    /// The address, as [`Listener`] has it.
+    pub address: [u64; 2],
+}
+
 /// What there is on a port where somebody stopped listening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
-    /// Nobody listens yet.
-    Nobody(Stopped),
+    /// Nobody listens there yet.
+    Nobody,
     /// Somebody has listened again.
     Somebody {
         /// By whom ([`rst_common::owner::workload`]).
@@ -60,7 +77,7 @@ pub struct Served {
 /// The kernel's table.
 #[derive(Debug)]
 pub struct Listeners {
-    one: HashMap<MapData, RawKey, RawListener>,
+    one: Mutex<HashMap<MapData, RawKey, RawListener>>,
     all: Batch<KEY_WORDS, WORDS>,
 }
 
@@ -68,21 +85,49 @@ impl Listeners {
     /// Takes the map over; `all` reads the same one as a whole.
     #[must_use]
     pub fn new(one: HashMap<MapData, RawKey, RawListener>, all: Batch<KEY_WORDS, WORDS>) -> Self {
-        Self { one, all }
+        Self {
+            one: Mutex::new(one),
+            all,
+        }
     }
 
     /// Who stopped listening on a port of a namespace, by its cookie, or its inode
     /// where the kernel has no cookies. `None` where somebody listens.
     #[must_use]
     pub fn stopped(&self, netns: u64, port: u16) -> Option<Stopped> {
-        stopped(self.one.get(&[netns, u64::from(port)], 0).ok()?)
+        stopped(self.one().get(&[netns, u64::from(port)], 0).ok()?)
     }
 
-    /// What there is on a port where somebody stopped listening at this moment.
-    /// `None` where another stop has come since, or the port is not known.
+    /// What there is for an address and port where somebody stopped listening at this
+    /// moment. `None` where another stop has come since, or the port is not known.
     #[must_use]
-    pub fn since(&self, netns: u64, port: u16, stopped_ns: u64) -> Option<Since> {
-        since(self.one.get(&[netns, u64::from(port)], 0).ok()?, stopped_ns)
+    pub fn since(&self, at: Address, stopped_ns: u64) -> Option<Since> {
+        let listener = self.one().get(&[at.netns, u64::from(at.port)], 0).ok()?;
+        since(listener, at, stopped_ns)
+    }
+
+    fn one(&self) -> MutexGuard<'_, HashMap<MapData, RawKey, RawListener>> {
+        self.one.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes room where half of it is taken: who has long stopped listening is
+    /// forgotten. `now_ns`: `CLOCK_MONOTONIC`.
+    pub fn tidy(&self, now_ns: u64) -> io::Result<()> {
+        let (mut entries, mut old) = (0, Vec::new());
+        self.all.each(|key, listeners| {
+            entries += 1;
+            if listeners.iter().all(|found| is_old(*found, now_ns)) {
+                old.push(key);
+            }
+        })?;
+        if entries > LISTENERS / 2 {
+            let mut one = self.one();
+            for key in old {
+                // Fails where it has gone already.
+                let _ = one.remove(&key);
+            }
+        }
+        Ok(())
     }
 
     /// The ports that are served now, in any namespace.
@@ -103,30 +148,50 @@ fn stopped(listener: RawListener) -> Option<Stopped> {
     if listening(state) != 0 || at_ns == 0 {
         return None;
     }
-    let pid = Holder::unpack(holder).pid;
+    let Holder { pid, born, .. } = Holder::unpack(holder);
     let [a, b, c, d, ..] = exit.to_ne_bytes();
     Some(Stopped {
         pid: (shared == 0 && pid != 0).then_some(pid),
-        workload,
+        born,
+        workload: if shared == MIXED { 0 } else { workload },
         at_ns,
         exit_code: (exited != 0).then_some(u32::from_ne_bytes([a, b, c, d])),
         resets,
     })
 }
 
-fn since(listener: RawListener, stopped_ns: u64) -> Option<Since> {
-    let [_, _, state, _, workload, _, at_ns, started_ns, resets, _] = listener;
+fn since(listener: RawListener, at: Address, stopped_ns: u64) -> Option<Since> {
+    let [
+        one,
+        two,
+        state,
+        _,
+        workload,
+        _,
+        at_ns,
+        started_ns,
+        resets,
+        _,
+    ] = listener;
+    let [any_address, several, ..] = state.to_ne_bytes();
     if at_ns != stopped_ns {
-        None
-    } else if listening(state) == 0 {
-        stopped(listener).map(Since::Nobody)
-    } else {
-        Some(Since::Somebody {
+        return None;
+    }
+    let there = Listener {
+        address: [one, two],
+        any_address,
+        several,
+        listening: listening(state),
+        ..Listener::default()
+    };
+    Some(match there.at(at.family, at.address) {
+        Listened::Now => Since::Somebody {
             workload,
             at_ns: started_ns,
             resets,
-        })
-    }
+        },
+        Listened::Unknown | Listened::Never | Listened::Before => Since::Nobody,
+    })
 }
 
 fn served([_, port]: RawKey, listener: RawListener) -> Option<Served> {
@@ -138,6 +203,14 @@ fn served([_, port]: RawKey, listener: RawListener) -> Option<Served> {
     })
 }
 
+/// Whether the last one has stopped longer ago than it counts.
+fn is_old(listener: RawListener, now_ns: u64) -> bool {
+    let [_, _, state, _, _, _, stopped_ns, ..] = listener;
+    listening(state) == 0
+        && stopped_ns != 0
+        && now_ns.saturating_sub(stopped_ns) > SERVED_SECONDS * 1_000_000_000
+}
+
 /// Sockets that listen.
 fn listening(state: u64) -> u32 {
     let [_, _, _, _, a, b, c, d] = state.to_ne_bytes();
@@ -146,6 +219,8 @@ fn listening(state: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use rst_common::history::ANY_V4;
+
     use super::*;
 
     /// As the programs write it.
@@ -178,6 +253,7 @@ mod tests {
         let gone = Listener {
             holder: Holder {
                 pid: 812,
+                born: 3,
                 ..Holder::default()
             }
             .pack(),
@@ -191,6 +267,7 @@ mod tests {
         };
         let told = Stopped {
             pid: Some(812),
+            born: 3,
             workload: 7,
             at_ns: 5,
             exit_code: Some(9),
@@ -218,9 +295,19 @@ mod tests {
             ..gone
         };
         assert_eq!(stopped(raw(there)), None);
-        assert_eq!(since(raw(gone), 5), Some(Since::Nobody(told)));
-        assert_eq!(since(raw(gone), 4), None, "of another stop");
+        let later = 6 + SERVED_SECONDS * 1_000_000_000;
+        assert!(is_old(raw(gone), later) && !is_old(raw(gone), later - 1));
+        assert!(!is_old(raw(there), later));
+        let at = Address {
+            netns: 1,
+            port: 8080,
+            family: ANY_V4,
+            address: [0x0100_007f, 0],
+        };
+        assert_eq!(since(raw(gone), at, 5), Some(Since::Nobody));
+        assert_eq!(since(raw(gone), at, 4), None, "of another stop");
         let again = Listener {
+            any_address: ANY_V4,
             started_ns: 7,
             workload: 8,
             ..there
@@ -230,7 +317,18 @@ mod tests {
             at_ns: 7,
             resets: 3,
         };
-        assert_eq!(since(raw(again), 5), Some(told));
+        assert_eq!(since(raw(again), at, 5), Some(told));
+        let elsewhere = Listener {
+            any_address: 0,
+            address: [0x0200_007f, 0],
+            ..again
+        };
+        assert_eq!(since(raw(elsewhere), at, 5), Some(Since::Nobody));
+        let mixed = Listener {
+            shared: MIXED,
+            ..gone
+        };
+        assert_eq!(stopped(raw(mixed)).unwrap().workload, 0);
         let web = Served {
             workload: 7,
             port: 8080,

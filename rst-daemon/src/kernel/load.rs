@@ -2,15 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::thread;
 use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
-use aya::programs::{
-    BtfTracePoint, FExit, Iter, Program, ProgramError, RawTracePoint, RawTracePointRunOptions,
-    TestRun as _,
-};
+use aya::programs::{ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _};
 use aya::{Btf, Ebpf, EbpfLoader};
 use rst_common::classify::Times;
 use rst_common::event::{Doubt, PORT_WORDS};
@@ -24,112 +21,11 @@ use super::counters::{CountMaps, Counters};
 use super::layout::{self, KernelLayout, LayoutError};
 use super::listeners::Listeners;
 use super::preflight::{Host, PreflightError};
-use super::programs::ProgramHandle;
+use super::probes::{Hooks, Probe, SOCKETS_AT_START};
 use crate::clock::Hz;
 
 /// The eBPF object, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/rst-ebpf-object"));
-
-/// A hook: a place in the kernel and what it shows.
-#[derive(Clone, Copy, Debug)]
-pub struct Probe {
-    /// Kernel tracepoint or iterator; the `probe` label.
-    pub name: &'static str,
-    /// Whether the daemon can be ready without it.
-    pub required: bool,
-    /// What rst sees through it.
-    pub shows: &'static str,
-    kind: Kind,
-    /// The program for this kernel; `None` where the kernel lacks the hook.
-    program: fn(&KernelLayout) -> Option<&'static str>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    /// A tracepoint, by its BTF (tp_btf).
-    Tracepoint,
-    /// The return of a function (fexit).
-    Return,
-    /// An iterator that is run once, when all else is attached.
-    Iterator,
-}
-
-/// Every hook, in the order in which they are attached.
-///
-/// `tcp_send_reset` and `tcp_receive_reset` exist since 4.16. Before 6.10 the
-/// first does not fire for closed ports and TIME_WAIT.
-pub const PROBES: &[Probe] = &[
-    Probe {
-        name: "inet_sock_set_state",
-        required: true,
-        shows: "whose a connection is, its age, role and last state, and listeners",
-        kind: Kind::Tracepoint,
-        program: |_| Some("inet_sock_set_state"),
-    },
-    Probe {
-        name: SEND_RESET,
-        required: true,
-        shows: "resets this host sends",
-        kind: Kind::Tracepoint,
-        program: |kernel| {
-            Some(if kernel.send_reset_has_reason {
-                "tcp_send_reset"
-            } else {
-                "tcp_send_reset_no_reason"
-            })
-        },
-    },
-    Probe {
-        name: RECEIVE_RESET,
-        required: true,
-        shows: "resets this host receives",
-        kind: Kind::Tracepoint,
-        program: |_| Some("tcp_receive_reset"),
-    },
-    Probe {
-        name: "inet_sk_error_report",
-        required: false,
-        shows: "connections that die of silence (since Linux 5.14)",
-        kind: Kind::Tracepoint,
-        program: |kernel| kernel.has_error_report.then_some("inet_sk_error_report"),
-    },
-    Probe {
-        name: "kfree_skb",
-        required: false,
-        shows: "resets that arrive and change nothing (since Linux 5.17)",
-        kind: Kind::Tracepoint,
-        program: |kernel| match kernel.kfree_skb_args? {
-            0..3 => None,
-            3 => Some("kfree_skb_no_socket"),
-            _ => Some("kfree_skb"),
-        },
-    },
-    Probe {
-        name: "inet_csk_accept",
-        required: false,
-        shows: "which process of a service accepts a connection; without it, the one that listens",
-        kind: Kind::Return,
-        program: |kernel| match kernel.accept_args? {
-            2 => Some("inet_csk_accept"),
-            4 => Some("inet_csk_accept_4"),
-            _ => None,
-        },
-    },
-    Probe {
-        name: SOCKETS_AT_START,
-        required: false,
-        shows: "whose the sockets were before rst started (since Linux 5.11)",
-        kind: Kind::Iterator,
-        program: |kernel| kernel.has_sock_from_file.then_some("sockets_at_start"),
-    },
-];
-
-/// The probe that sees the resets this host sends.
-pub const SEND_RESET: &str = "tcp_send_reset";
-/// The probe that sees those it receives.
-pub const RECEIVE_RESET: &str = "tcp_receive_reset";
-/// The iterator over open files.
-const SOCKETS_AT_START: &str = "task_file";
 
 /// [`Doubt`] as it lies in memory.
 pub type RawDoubt = [u64; 5];
@@ -241,7 +137,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// What the kernel said, with the line of the verifier that says why; the whole
 /// log is hundreds of lines and goes to the debug log.
-fn refusal(error: &ProgramError) -> String {
+pub(super) fn refusal(error: &ProgramError) -> String {
     let ProgramError::LoadError {
         io_error,
         verifier_log,
@@ -250,6 +146,11 @@ fn refusal(error: &ProgramError) -> String {
         return chain(error);
     };
     let log = verifier_log.to_string();
+    if io_error.kind() == io::ErrorKind::PermissionDenied && log.trim().is_empty() {
+        return format!(
+            "{io_error}: this kernel does not allow it (lockdown, or a missing capability)"
+        );
+    }
     tracing::debug!("verifier log:\n{log}");
     let why = log
         .lines()
@@ -298,14 +199,37 @@ pub struct Kernel {
     pub hz: Hz,
     /// What the programs measure durations by.
     pub times: Times,
-    /// Names of the probes that are attached.
-    pub attached: Vec<&'static str>,
-    /// The programs at the tracepoints among them.
-    pub programs: Vec<ProgramHandle>,
+    /// The probes that are attached.
+    pub hooks: Hooks,
+    /// What the maps take.
+    pub memory: String,
 }
 
 /// Checks the host, loads the programs and attaches every probe.
 pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
+    // The verifier gives up when a signal is pending, and aya tries again with a log,
+    // which takes ten times as long.
+    without_signals(|| attach_undisturbed(settings))
+}
+
+/// Calls it while this thread takes no signals; those that come meanwhile are
+/// delivered after it.
+fn without_signals<R>(code: impl FnOnce() -> R) -> R {
+    // SAFETY: plain data, filled before it is used; the mask is this thread's own.
+    let before = unsafe {
+        let mut all = std::mem::zeroed();
+        let mut before = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, &raw mut before);
+        before
+    };
+    let result = code();
+    // SAFETY: the mask that was there before.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut()) };
+    result
+}
+
+fn attach_undisturbed(settings: Settings<'_>) -> Result<Kernel, LoadError> {
     Host::read().check()?;
     let memlock_limited = !raise_memlock();
 
@@ -344,6 +268,8 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
             memlock_limited,
         })?;
 
+    let memory = memory_of(&ebpf);
+
     // Maps stay with `ebpf` until the programs that use them are loaded.
     let Some(Map::Array(control)) = ebpf.map("CONTROL") else {
         return Err(LoadError::Object("CONTROL"));
@@ -366,11 +292,10 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
         .ok_or(LoadError::Object("MULTIPLEXED"))?;
     set_ports(ports, settings.multiplexed_ports).map_err(map_error("MULTIPLEXED"))?;
 
-    let attached = attach_probes(&mut ebpf, &layout, &kernel_btf)?;
-    if !attached.contains(&SOCKETS_AT_START) {
+    let hooks = Hooks::attach(&mut ebpf, &layout, &kernel_btf)?;
+    if !hooks.names().contains(&SOCKETS_AT_START) {
         control.forget_listeners();
     }
-    let programs = programs(&mut ebpf, &layout, &attached)?;
 
     let ring = open(&mut ebpf, "EVENTS")?;
     let counters = Counters::new(CountMaps {
@@ -406,69 +331,55 @@ pub fn attach(settings: Settings<'_>) -> Result<Kernel, LoadError> {
         layout,
         hz,
         times,
-        attached,
-        programs,
+        hooks,
+        memory,
     })
 }
 
-/// The programs at the tracepoints that are attached.
-fn programs(
-    ebpf: &mut Ebpf,
-    layout: &KernelLayout,
-    attached: &[&'static str],
-) -> Result<Vec<ProgramHandle>, LoadError> {
-    let mut programs = Vec::new();
-    for probe in PROBES {
-        if !matches!(probe.kind, Kind::Tracepoint) || !attached.contains(&probe.name) {
-            continue;
-        }
-        let Some(program) = (probe.program)(layout) else {
-            continue;
-        };
-        let handle = find(ebpf, program)
-            .and_then(|program| Ok(program.fd()?.as_fd().try_clone_to_owned()?))
-            .map_err(|source| LoadError::Attach { probe, source })?;
-        programs.push(ProgramHandle::new(probe.name, handle));
-    }
-    Ok(programs)
+/// What the maps take, the largest by name.
+fn memory_of(ebpf: &Ebpf) -> String {
+    let mut sizes: Vec<(u64, &str)> = ebpf
+        .maps()
+        .filter_map(|(name, map)| Some((memory(map)?, name)))
+        .collect();
+    sizes.sort_unstable_by(|one, other| other.cmp(one));
+    let total: u64 = sizes.iter().map(|(bytes, _)| bytes).sum();
+    let largest: Vec<String> = sizes
+        .iter()
+        .take(LARGEST)
+        .map(|(bytes, name)| format!("{name} {}", megabytes(*bytes)))
+        .collect();
+    format!("{} ({})", megabytes(total), largest.join(", "))
 }
 
-/// Attaches what this kernel has; the names.
-fn attach_probes(
-    ebpf: &mut Ebpf,
-    layout: &KernelLayout,
-    kernel_btf: &Btf,
-) -> Result<Vec<&'static str>, LoadError> {
-    let mut attached = Vec::new();
-    for probe in PROBES {
-        let Some(program) = (probe.program)(layout) else {
-            tracing::info!(
-                "not on this kernel: {}, which shows {}",
-                probe.name,
-                probe.shows
-            );
-            continue;
-        };
-        let result = match probe.kind {
-            Kind::Tracepoint => attach_tracepoint(ebpf, probe.name, program, kernel_btf),
-            Kind::Return => attach_return(ebpf, probe.name, program, kernel_btf),
-            Kind::Iterator => run_iterator(ebpf, probe.name, program, kernel_btf),
-        };
-        match result {
-            Ok(()) => attached.push(probe.name),
-            Err(source) if probe.required => return Err(LoadError::Attach { probe, source }),
-            Err(error) => {
-                tracing::warn!(
-                    "{}",
-                    LoadError::Attach {
-                        probe,
-                        source: error
-                    }
-                );
-            }
-        }
-    }
-    Ok(attached)
+/// Maps that are named.
+const LARGEST: usize = 5;
+
+/// "2.1 MB"
+fn megabytes(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10) >> 20;
+    format!("{}.{} MB", tenths / 10, tenths % 10)
+}
+
+/// What a map takes, bytes, as the kernel has it in `/proc/self/fdinfo`.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the kinds of map that the programs have"
+)]
+fn memory(map: &Map) -> Option<u64> {
+    let fd = match map {
+        Map::Array(map)
+        | Map::HashMap(map)
+        | Map::PerCpuArray(map)
+        | Map::PerCpuHashMap(map)
+        | Map::RingBuf(map) => map.fd().as_fd().as_raw_fd(),
+        _ => return None,
+    };
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("memlock:"))?;
+    line.trim().parse().ok()
 }
 
 /// Runs the `clock` program until it tells HZ, and unloads it.
@@ -505,58 +416,6 @@ fn set_ports(map: &mut Map, ports: &[u16]) -> Result<(), MapError> {
         map.set(index, word, 0)?;
     }
     Ok(())
-}
-
-fn attach_tracepoint(
-    ebpf: &mut Ebpf,
-    name: &str,
-    program: &'static str,
-    btf: &Btf,
-) -> Result<(), ProgramError> {
-    let program: &mut BtfTracePoint = find(ebpf, program)?.try_into()?;
-    program.load(name, btf)?;
-    // The link stays with the program, which stays with `Ebpf`.
-    program.attach()?;
-    Ok(())
-}
-
-fn attach_return(
-    ebpf: &mut Ebpf,
-    name: &str,
-    program: &'static str,
-    btf: &Btf,
-) -> Result<(), ProgramError> {
-    let program: &mut FExit = find(ebpf, program)?.try_into()?;
-    program.load(name, btf)?;
-    program.attach()?;
-    Ok(())
-}
-
-/// Runs the program once for each item of the iterator, and unloads it.
-fn run_iterator(
-    ebpf: &mut Ebpf,
-    name: &str,
-    program: &'static str,
-    btf: &Btf,
-) -> Result<(), ProgramError> {
-    let program: &mut Iter = find(ebpf, program)?.try_into()?;
-    program.load(name, btf)?;
-    let link = program.attach()?;
-    let mut file = program
-        .take_link(link)?
-        .into_file()
-        .map_err(|error| ProgramError::IOError(io::Error::other(error)))?;
-    // It prints nothing; reading to the end is what runs it.
-    io::copy(&mut file, &mut io::sink()).map_err(ProgramError::IOError)?;
-    program.unload()
-}
-
-fn find<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, ProgramError> {
-    ebpf.program_mut(name).ok_or_else(|| {
-        ProgramError::IOError(io::Error::other(format!(
-            "the embedded eBPF object lacks `{name}`: rebuild rst"
-        )))
-    })
 }
 
 /// The size of a set.

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 /// An attached program. Holding it keeps the program loaded, not attached.
 #[derive(Debug)]
 pub struct ProgramHandle {
-    /// The probe it belongs to, see [`super::load::PROBES`].
+    /// The probe it belongs to, see [`super::probes::PROBES`].
     pub probe: &'static str,
     program: OwnedFd,
 }

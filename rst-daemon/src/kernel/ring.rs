@@ -127,15 +127,11 @@ impl Reader {
         details_per_second: u32,
     ) -> std::io::Result<Self> {
         let budget = Budget::new(details_per_second, monotonic_ns());
-        let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
-        control.share(
-            Budget::reserve(u64::from(details_per_second)),
-            Budget::share(cpus as u64),
-        );
         // SAFETY: the descriptor belongs to the map inside `ring`, which closes
         // it only when it is dropped, after the registration.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .map_err(|error| error.into_parts().1)?;
+        share(&control, details_per_second);
         let mut reader = Self {
             ring,
             control,
@@ -147,6 +143,13 @@ impl Reader {
         };
         reader.top_up();
         Ok(reader)
+    }
+
+    /// Allows another number of detailed events from now on.
+    pub fn limit(&mut self, details_per_second: u32) {
+        self.budget = Budget::at(details_per_second, monotonic_ns(), self.control.used());
+        share(&self.control, details_per_second);
+        self.top_up();
     }
 
     /// What the reader met so far.
@@ -252,6 +255,15 @@ impl Reader {
         let allowed = self.budget.top_up(now_ns, self.control.used());
         self.control.allow(allowed, Budget::period(now_ns));
     }
+}
+
+/// Sets the shares of the budget.
+fn share(control: &ControlPage, details_per_second: u32) {
+    let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+    control.share(
+        Budget::reserve(u64::from(details_per_second)),
+        Budget::share(cpus as u64),
+    );
 }
 
 /// Records read between two turns of the other tasks.
@@ -383,7 +395,7 @@ mod tests {
             let event = decode(&bytes).unwrap();
             let joiner = crate::join::Joiner::new("host".to_owned(), vec![None; 64], crate::clock::Hz::of(0, 0).unwrap(), true);
             let clock = crate::clock::WallClock::from_offset(0);
-            let reset = joiner.join(&event, clock, crate::workload::resolver::Named::default());
+            let reset = joiner.join(&event, clock, crate::workload::resolver::Named::default(), None);
             let json = crate::text::json(&reset).unwrap();
             prop_assert!(serde_json::from_str::<crate::reset::Reset>(&json).is_ok());
             let style = crate::text::Style { color: false, zone: jiff::tz::TimeZone::UTC };

@@ -10,8 +10,11 @@ const SHARE: u32 = 10_000;
 /// Likewise a full pass while the sums don't agree, which it may settle.
 const SHARE_WHILE_SHORT: u32 = 1_000;
 
-/// Longest time between passes, whatever they cost.
+/// Longest time between full passes, whatever they cost.
 const LONGEST: Duration = Duration::from_secs(600);
+
+/// Likewise passes over the active namespaces.
+const LONGEST_ACTIVE: Duration = Duration::from_secs(60);
 
 /// What to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +36,15 @@ impl Schedule {
     /// What to read now. `short`: whether we count what the active namespaces
     /// don't.
     pub(super) fn due(&self, now: Instant, short: bool) -> Option<Pass> {
-        let due = |last: Option<(Instant, Duration)>, share| {
+        let due = |last: Option<(Instant, Duration)>, share, longest| {
             last.is_none_or(|(end, cost)| {
-                now.saturating_duration_since(end) >= cost.saturating_mul(share).min(LONGEST)
+                now.saturating_duration_since(end) >= cost.saturating_mul(share).min(longest)
             })
         };
         let share = if short { SHARE_WHILE_SHORT } else { SHARE };
-        if due(self.full, share) {
+        if due(self.full, share, LONGEST) {
             Some(Pass::Full)
-        } else if due(self.active, SHARE) {
+        } else if due(self.active, SHARE, LONGEST_ACTIVE) {
             Some(Pass::Active)
         } else {
             None
@@ -81,10 +84,11 @@ mod tests {
     fn no_pass_waits_for_ever() {
         let start = Instant::now();
         let mut schedule = Schedule::default();
-        schedule.done(Pass::Active, start + LONGEST, MS);
-        schedule.done(Pass::Full, start + MS, Duration::MAX);
-        assert_eq!(schedule.due(start + LONGEST, false), None);
-        assert_eq!(schedule.due(start + LONGEST + MS, false), Some(Pass::Full));
+        schedule.done(Pass::Active, start, Duration::MAX);
+        schedule.done(Pass::Full, start, Duration::MAX);
+        assert_eq!(schedule.due(start + 59_999 * MS, false), None);
+        assert_eq!(schedule.due(start + 60_000 * MS, false), Some(Pass::Active));
+        assert_eq!(schedule.due(start + 600_000 * MS, false), Some(Pass::Full));
     }
 
     #[test]

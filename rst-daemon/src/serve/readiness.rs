@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A latch: not ready until set, ready ever after. Clones share it.
+/// Not ready until set, and no more once the probes are gone. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<AtomicBool>);
 
@@ -17,6 +17,11 @@ impl Readiness {
     /// Sets it: the probes are attached.
     pub fn set_ready(&self) {
         self.0.store(true, Ordering::Release);
+    }
+
+    /// Takes it back: the probes are detached.
+    pub fn set_blind(&self) {
+        self.0.store(false, Ordering::Release);
     }
 
     /// Whether it is set.
@@ -37,5 +42,7 @@ mod tests {
         assert!(!clone.is_ready());
         latch.set_ready();
         assert!(clone.is_ready());
+        clone.set_blind();
+        assert!(!latch.is_ready());
     }
 }

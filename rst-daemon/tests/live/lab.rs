@@ -109,7 +109,8 @@ pub(crate) struct Daemon {
     /// Where it serves.
     pub(crate) socket: PathBuf,
     log: Collected<String>,
-    process: Process,
+    /// Itself.
+    pub(crate) process: Process,
 }
 
 impl Daemon {

@@ -305,3 +305,32 @@ fn stopped_watcher_is_told_what_it_missed() {
     assert!(missed > 0, "nothing was missed of {sent}");
     assert!(shown + missed >= 2 * sent, "{shown} shown, {missed} missed");
 }
+
+/// A daemon that stands still, with room for a few events: what it can't describe is
+/// counted as lost, every reset is counted, and it goes on by itself.
+#[test]
+fn stopped_daemon_counts_on() {
+    let test = "stopped_daemon_counts_on";
+    let settings = "ring_bytes = 4096\ndetails_per_second = 100000";
+    let Some(lab) = Lab::configured(test, &[], settings, &[]) else {
+        return;
+    };
+    let before = Scrape::take(&lab.daemon.socket);
+    lab.daemon.process.signal(Signal::STOP);
+    lab.inside(|| {
+        for _ in 0..STORM / 2 {
+            connect_refused(V4.client, closed_port(V4));
+        }
+    });
+    lab.daemon.process.signal(Signal::CONT);
+    let after = Scrape::take(&lab.daemon.socket);
+    let port = closed_port(V4).port().to_string();
+    let received = after.resets(&before, &[("direction", "received"), ("port", &port)]);
+    assert_eq!(received, STORM / 2);
+    let lost = after.events(&before, "lost");
+    assert!(lost > STORM / 2, "{lost} of {STORM} lost");
+    // As soon as there is room again, events come as before.
+    let client = lab.inside(|| connect_refused(V4.client, closed_port(V4)));
+    let verdict = json!({"cause": "refused"});
+    lab.wait_event(&sent(closed_port(V4), client, verdict));
+}

@@ -20,6 +20,9 @@ pub(crate) type Labels = BTreeMap<String, String>;
 /// Increase by series.
 pub(crate) type Increase = BTreeMap<Labels, u64>;
 
+/// The gauges that tests look at.
+const GAUGES: [&str; 3] = ["rst_unaccounted_resets", "rst_probe_up", "rst_shed_level"];
+
 /// All counters at one moment, buckets among them, sums of seconds in
 /// milliseconds, and what is unaccounted.
 #[derive(Clone, Debug)]
@@ -61,7 +64,7 @@ impl Scrape {
                 Sample::Untyped(sum) if sample.metric.ends_with("_seconds_sum") => {
                     vec![((sample.metric, labels), whole((sum * 1000.0).round()))]
                 }
-                Sample::Gauge(value) if sample.metric == "rst_unaccounted_resets" => {
+                Sample::Gauge(value) if GAUGES.contains(&sample.metric.as_str()) => {
                     vec![((sample.metric, labels), whole(value))]
                 }
                 Sample::Gauge(_) | Sample::Summary(_) | Sample::Untyped(_) => Vec::new(),
@@ -107,6 +110,15 @@ impl Scrape {
     /// What a metric without labels stands at.
     pub(crate) fn value(&self, name: &str) -> u64 {
         self.samples[&(name.to_owned(), Labels::new())]
+    }
+
+    /// What all series of a metric add up to.
+    pub(crate) fn total(&self, name: &str) -> u64 {
+        let series = self
+            .samples
+            .iter()
+            .filter(|((metric, _), _)| metric == name);
+        series.map(|(_, value)| value).sum()
     }
 
     /// What `rst_events_total` has grown by for one outcome.
