@@ -10,7 +10,7 @@ use std::time::Duration;
 use aya::sys::{Stats, enable_stats};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::governor::{Cost, Governor, Limits, PERIOD, Shed};
 use crate::kernel::programs::{ProgramHandle, ProgramStats};
@@ -75,6 +75,10 @@ pub async fn watch(
         if measurable {
             match sample(&programs, &mut costs).await {
                 Ok(rate) => in_programs = rate,
+                // Anything else may pass.
+                Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
+                    debug!("the cost of our programs can't be measured now: {error}");
+                }
                 Err(error) => {
                     measurable = false;
                     info!(
@@ -85,10 +89,11 @@ pub async fn watch(
         }
         sleep_until(begin + PERIOD).await;
         let (now, cpu_now) = (Instant::now(), cpu_time());
+        give_memory_back();
         let cost = Cost {
             daemon: cpu_now.saturating_sub(cpu).as_secs_f64() / (now - begin).as_secs_f64(),
             programs: in_programs,
-            memory: resident().unwrap_or_default(),
+            memory: own_memory().unwrap_or_default(),
         };
         (begin, cpu) = (now, cpu_now);
         let change = governor.judge(cost);
@@ -130,11 +135,20 @@ fn cpu_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }
 
-/// Resident memory of this process, bytes (`proc_pid_statm(5)`).
-fn resident() -> Option<u64> {
+/// Resident memory of this process that is its own, bytes: not the program's file,
+/// nor the ring buffer, which is the kernel's (`proc_pid_statm(5)`).
+fn own_memory() -> Option<u64> {
     let statm = fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * u64::try_from(rustix::param::page_size()).ok()?)
+    let mut pages = statm.split(' ').skip(1).map(str::parse::<u64>);
+    let (resident, shared) = (pages.next()?.ok()?, pages.next()?.ok()?);
+    let page = u64::try_from(rustix::param::page_size()).ok()?;
+    Some(resident.saturating_sub(shared) * page)
+}
+
+/// Returns to the kernel what is not needed any more.
+pub fn give_memory_back() {
+    // SAFETY: takes a number and touches only the allocator's own state.
+    unsafe { libc::malloc_trim(0) };
 }
 
 #[cfg(test)]
@@ -168,7 +182,7 @@ mod tests {
 
     #[test]
     fn this_process_is_somewhere_in_memory() {
-        assert!(resident().unwrap() > 1 << 20);
+        assert!(own_memory().unwrap() > 1 << 16);
         assert!(cpu_time() > Duration::ZERO);
     }
 }

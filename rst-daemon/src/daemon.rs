@@ -69,6 +69,8 @@ pub struct Tracer {
 pub enum Command {
     /// Give this up.
     Shed(Shed),
+    /// Forget who has long stopped listening.
+    Tidy,
     /// Take all probes off, for good.
     Detach,
 }
@@ -132,7 +134,8 @@ impl Tracer {
             )),
             listeners: kernel.listeners,
         });
-        give_memory_back();
+        // Tens of megabytes, which reading the kernel's BTF took.
+        cost::give_memory_back();
         Ok((
             Self {
                 ebpf: Some(kernel.ebpf),
@@ -208,6 +211,11 @@ impl Tracer {
                     warn!("{error}");
                 }
             }
+            Command::Tidy => match self.publisher.host().listeners.tidy(monotonic_ns()) {
+                Ok(true) => self.reader.forget_listeners(),
+                Ok(false) => {}
+                Err(error) => warn!("cannot read the listeners: {error}"),
+            },
             Command::Detach => {
                 self.detach();
                 warn!(
@@ -339,10 +347,12 @@ async fn keep_cost(
     let tell = |probes: &[ProbeCost], change: Option<Shed>| {
         let mut inside = lock(&inside);
         inside.probes = probes.to_vec();
+        // There is room: the tracer takes each at once, and two come in five seconds
+        // at most.
+        let _ = commands.try_send(Command::Tidy);
         if let Some(shed) = change {
             inside.shed = Some(shed);
-            // There is room: the tracer takes each at once, and one comes in ten
-            // seconds at most.
+            // Likewise.
             let _ = commands.try_send(Command::Shed(shed));
         }
     };
@@ -401,9 +411,6 @@ fn scrape(
             .listeners
             .served()
             .map_err(|error| format!("cannot read the listeners: {error}"))?;
-        host.listeners
-            .tidy(monotonic_ns())
-            .map_err(|error| format!("cannot read the listeners: {error}"))?;
         // More have no label of their own.
         served.truncate(max_ports);
         let mut workloads = counts.workloads();
@@ -449,10 +456,4 @@ fn cgroups() -> Option<Cgroups> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Returns to the kernel what parsing its BTF took: tens of megabytes, once.
-fn give_memory_back() {
-    // SAFETY: takes a number and touches only the allocator's own state.
-    unsafe { libc::malloc_trim(0) };
 }

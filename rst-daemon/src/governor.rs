@@ -13,6 +13,9 @@ const PATIENCE: u32 = 2;
 /// Periods well below it after which something is taken up again: a minute.
 const RELIEF: u32 = 12;
 
+/// Periods within it after which that is tried: ten minutes.
+const TRIAL: u32 = 120;
+
 /// The budget.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
@@ -121,6 +124,7 @@ pub struct Governor {
     shed: Shed,
     over: u32,
     below: u32,
+    within: u32,
 }
 
 impl Governor {
@@ -132,6 +136,7 @@ impl Governor {
             shed: Shed::Nothing,
             over: 0,
             below: 0,
+            within: 0,
         }
     }
 
@@ -140,18 +145,18 @@ impl Governor {
         let Limits { cpu, memory } = self.limits;
         let time = cost.daemon + cost.programs;
         let over = time > cpu || cost.memory > memory;
-        // Memory does not shrink by itself, so it need not.
         let below = time < cpu / 2.0 && cost.memory <= memory;
         self.over = if over { self.over + 1 } else { 0 };
         self.below = if below { self.below + 1 } else { 0 };
+        self.within = if over { 0 } else { self.within + 1 };
         let step = if self.over >= PATIENCE {
             1
-        } else if self.below >= RELIEF {
+        } else if self.below >= RELIEF || self.within >= TRIAL {
             -1
         } else {
             return None;
         };
-        (self.over, self.below) = (0, 0);
+        (self.over, self.below, self.within) = (0, 0, 0);
         self.shed = self.shed.neighbour(step)?;
         Some(Change {
             shed: self.shed,
@@ -218,8 +223,10 @@ mod tests {
     fn what_has_become_cheap_is_taken_up_again() {
         let mut governor = Governor::new(LIMITS);
         levels(&mut governor, 4, cost(0.2, 10));
-        // Not as long as it would be too dear at once.
-        assert_eq!(levels(&mut governor, 40, cost(0.07, 10)), [2; 40]);
+        // Later where it may be too dear at once.
+        let slow = levels(&mut governor, TRIAL, cost(0.07, 10));
+        assert_eq!((slow[118], slow[119]), (2, 1));
+        levels(&mut governor, 2, cost(0.2, 10));
         let relief = levels(&mut governor, 3 * RELIEF, cost(0.01, 10));
         assert_eq!(
             (relief[10], relief[11], relief[23], relief[35]),

@@ -206,6 +206,23 @@ pub(crate) unsafe fn add(counter: *mut u64, amount: u64) {
     }
 }
 
+/// The same for 4 bytes, also to subtract.
+///
+/// # Safety
+/// `counter` must point into a map value, 4-byte aligned.
+#[inline(always)]
+pub(crate) unsafe fn add32(counter: *mut u32, amount: i32) {
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "lock *(u32 *)(r1 + 0) += w2",
+            in("r1") counter,
+            in("r2") i64::from(amount),
+            options(nostack),
+        );
+    }
+}
+
 /// The classifier's reason for a number of the running kernel.
 #[inline(always)]
 pub(crate) fn reason(raw: u8) -> u8 {

@@ -56,8 +56,8 @@ pub(crate) fn find(
             Listened::Unknown
         };
     };
-    // SAFETY: a valid map value; entries are never removed. A torn address is
-    // read as another one, for one segment.
+    // SAFETY: a valid map value; one that is removed meanwhile stays readable. A torn
+    // address is read as another one, for one segment.
     let listener = unsafe { entry.read() };
     let when = if listener.any_address == ANY_V4 | ANY_V6 {
         listener.at(ANY_V4, [0; 2])
@@ -152,8 +152,8 @@ pub(crate) fn begin(control: *mut Control, sk: Sock, owner: Owner) {
         unsafe { ptr::write_volatile(&raw mut (*control).listeners_forgotten, 1) };
         return;
     };
-    // SAFETY: a valid map value. Two sockets that begin to listen on one port at
-    // the same moment may lose one of the counts.
+    // SAFETY: a valid map value. Of two sockets that begin to listen on one port at
+    // the same moment either may be told; both are counted.
     unsafe {
         let idle = (*listener).listening == 0;
         if idle {
@@ -182,7 +182,7 @@ pub(crate) fn begin(control: *mut Control, sk: Sock, owner: Owner) {
         }
         (*listener).holder = holder;
         (*listener).workload = owner.workload;
-        (*listener).listening += 1;
+        kernel::add32(&raw mut (*listener).listening, 1);
     }
 }
 
@@ -227,7 +227,7 @@ pub(crate) fn end(sk: Sock) {
         // SAFETY: a valid map value; see `begin`.
         unsafe {
             if (*listener).listening != 0 {
-                (*listener).listening -= 1;
+                kernel::add32(&raw mut (*listener).listening, -1);
             }
             if holder != 0 && (*listener).shared == 0 {
                 (*listener).holder = holder;

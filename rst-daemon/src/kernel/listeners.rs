@@ -111,8 +111,8 @@ impl Listeners {
     }
 
     /// Makes room where half of it is taken: who has long stopped listening is
-    /// forgotten. `now_ns`: `CLOCK_MONOTONIC`.
-    pub fn tidy(&self, now_ns: u64) -> io::Result<()> {
+    /// forgotten; whether anybody was. `now_ns`: `CLOCK_MONOTONIC`.
+    pub fn tidy(&self, now_ns: u64) -> io::Result<bool> {
         let (mut entries, mut old) = (0, Vec::new());
         self.all.each(|key, listeners| {
             entries += 1;
@@ -120,14 +120,17 @@ impl Listeners {
                 old.push(key);
             }
         })?;
+        let mut forgotten = false;
         if entries > LISTENERS / 2 {
             let mut one = self.one();
             for key in old {
-                // Fails where it has gone already.
-                let _ = one.remove(&key);
+                // Somebody may have come back since. A moment remains, in an hour.
+                if one.get(&key, 0).is_ok_and(|found| is_old(found, now_ns)) {
+                    forgotten |= one.remove(&key).is_ok();
+                }
             }
         }
-        Ok(())
+        Ok(forgotten)
     }
 
     /// The ports that are served now, in any namespace.

@@ -286,10 +286,22 @@ fn run_iterator(
         .take_link(link)?
         .into_file()
         .map_err(|error| ProgramError::IOError(io::Error::other(error)))?;
-    // It prints nothing; reading to the end is what runs it.
-    io::copy(&mut file, &mut io::sink()).map_err(ProgramError::IOError)?;
+    let result = read_to_end(&mut file);
     program.unload()?;
+    result.map_err(ProgramError::IOError)?;
     Ok(Link::Ran)
+}
+
+/// It prints nothing; reading to the end is what runs it. After a million items
+/// without output the kernel wants to be asked again (`bpf_seq_read`).
+fn read_to_end(file: &mut impl io::Read) -> io::Result<()> {
+    loop {
+        match io::copy(file, &mut io::sink()) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn find<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, ProgramError> {

@@ -1,7 +1,6 @@
 //! Reads the ring buffer: wakes once for a lone event, then looks every
 //! [`TICK`] until things are quiet again, so that a storm costs no wake-ups.
 
-use std::num::NonZero;
 use std::time::Duration;
 
 use aya::maps::{Array, MapData, RingBuf};
@@ -152,6 +151,11 @@ impl Reader {
         self.top_up();
     }
 
+    /// Says that there may have been listeners that the programs don't know.
+    pub fn forget_listeners(&self) {
+        self.control.forget_listeners();
+    }
+
     /// What the reader met so far.
     #[must_use]
     pub fn stats(&self) -> ReaderStats {
@@ -259,7 +263,8 @@ impl Reader {
 
 /// Sets the shares of the budget.
 fn share(control: &ControlPage, details_per_second: u32) {
-    let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+    // Of the host, not those that this process may use.
+    let cpus = aya::util::nr_cpus().unwrap_or(1).max(1);
     control.share(
         Budget::reserve(u64::from(details_per_second)),
         Budget::share(cpus as u64),
