@@ -356,6 +356,17 @@ pub struct Listener {
 const _: () = assert!(size_of::<ListenerKey>() == 16 && size_of::<Listener>() == 80);
 
 impl Listener {
+    /// The workload that listens there, 0 where it is not known: of several nobody
+    /// knows which accepts.
+    #[must_use]
+    pub const fn workload(&self) -> u64 {
+        if self.shared == MIXED {
+            0
+        } else {
+            self.workload
+        }
+    }
+
     /// Whether a segment to this address, of this family ([`ANY_V4`] or
     /// [`ANY_V6`]), would have found, or finds, one of them.
     #[must_use]

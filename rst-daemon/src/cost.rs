@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aya::sys::{Stats, enable_stats};
@@ -52,7 +53,7 @@ impl ProbeCost {
 /// polled. `random` says where in its period a window lies, 0 to 1, so that nothing
 /// periodic hides from it.
 pub async fn watch(
-    programs: Vec<ProgramHandle>,
+    programs: Arc<[ProgramHandle]>,
     limits: Limits,
     random: impl Fn() -> f64,
     mut tell: impl FnMut(&[ProbeCost], Option<Shed>),

@@ -247,7 +247,7 @@ const COMMANDS: usize = 8;
 struct Inside {
     status: Status,
     probes: Vec<ProbeCost>,
-    shed: Option<Shed>,
+    shed: Shed,
 }
 
 /// Runs the service until `shutdown` resolves.
@@ -264,9 +264,10 @@ pub async fn run(
         "the kernel's tables take {}; tracked_sockets, max_series, ring_bytes and closed_connections size them",
         tracer.memory
     );
+    let programs: Arc<[ProgramHandle]> = tracer.programs()?.into();
     let mut weighed = Weighed {
         counters,
-        programs: tracer.programs()?,
+        programs: Arc::clone(&programs),
     };
     let ledger = Ledger::start(tracer.blindness, || weighed.read().map(|(_, ours)| ours))?;
 
@@ -297,7 +298,7 @@ pub async fn run(
     ));
     let unix = tokio::spawn(serve::serve_unix(socket, serve, stopped));
     let cost = tokio::spawn(keep_cost(
-        tracer.programs()?,
+        programs,
         limits(&config),
         Arc::clone(&inside),
         commands.clone(),
@@ -337,21 +338,28 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
+/// Periods of the governor after which the table of listeners is tidied: a minute.
+const TIDY_PERIODS: u32 = 12;
+
 /// Keeps rst within its limits.
 async fn keep_cost(
-    programs: Vec<ProgramHandle>,
+    programs: Arc<[ProgramHandle]>,
     limits: Limits,
     inside: Arc<Mutex<Inside>>,
     commands: mpsc::Sender<Command>,
 ) {
+    let mut periods = 0;
     let tell = |probes: &[ProbeCost], change: Option<Shed>| {
         let mut inside = lock(&inside);
         inside.probes = probes.to_vec();
-        // There is room: the tracer takes each at once, and two come in five seconds
-        // at most.
-        let _ = commands.try_send(Command::Tidy);
+        periods += 1;
+        if periods % TIDY_PERIODS == 0 {
+            // There is room: the tracer takes each at once, and two come in five
+            // seconds at most.
+            let _ = commands.try_send(Command::Tidy);
+        }
         if let Some(shed) = change {
-            inside.shed = Some(shed);
+            inside.shed = shed;
             // Likewise.
             let _ = commands.try_send(Command::Shed(shed));
         }
@@ -370,7 +378,7 @@ fn random() -> f64 {
 /// The exact counts with what the ledger weighs.
 struct Weighed {
     counters: Counters,
-    programs: Vec<ProgramHandle>,
+    programs: Arc<[ProgramHandle]>,
 }
 
 impl Weighed {
@@ -380,7 +388,7 @@ impl Weighed {
             sent: counts.sent(),
             ..Ours::default()
         };
-        for program in &self.programs {
+        for program in self.programs.iter() {
             let missed = match program.probe {
                 SEND_RESET => &mut ours.missed_sent,
                 RECEIVE_RESET => &mut ours.missed_received,
@@ -430,7 +438,7 @@ fn scrape(
             hz: host.joiner.hz(),
             attached,
             probes: inside.probes.clone(),
-            shed: inside.shed.unwrap_or(Shed::Nothing),
+            shed: inside.shed,
             workloads,
             served,
             ledger: ledger.clone(),

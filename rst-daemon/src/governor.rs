@@ -37,9 +37,10 @@ pub struct Cost {
 }
 
 /// What is given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shed {
     /// Nothing.
+    #[default]
     Nothing,
     /// Nine of ten details.
     MostDetail,

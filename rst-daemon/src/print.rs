@@ -45,10 +45,7 @@ impl Format {
             (Self::Text(style), Told::Restarted(restarted)) => {
                 Ok(text::restarted(restarted, style))
             }
-            (Self::Json, Told::Reset(reset)) => text::json(reset.as_ref()).map_err(io::Error::from),
-            (Self::Json, Told::Restarted(restarted)) => {
-                text::json(restarted.as_ref()).map_err(io::Error::from)
-            }
+            (Self::Json, told) => text::told(told).map_err(io::Error::from),
         }
     }
 }

@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use rst_common::cause::{Direction, Impact};
 use serde::Serialize;
 
-use crate::reset::{Endpoint, Exit, Owner, Reset, Restart, Restarted};
+use crate::reset::{Endpoint, Exit, Owner, Reset, Restart, Restarted, Told};
 
 /// Widths of the columns; the longest label, or what fits most.
 mod width {
@@ -117,6 +117,14 @@ pub fn json(value: &impl Serialize) -> Result<String, serde_json::Error> {
         }
     }
     Ok(escaped)
+}
+
+/// [`json`] of what a watcher is told.
+pub fn told(told: &Told) -> Result<String, serde_json::Error> {
+    match told {
+        Told::Reset(reset) => json(reset.as_ref()),
+        Told::Restarted(restarted) => json(restarted.as_ref()),
+    }
 }
 
 /// The text with everything a terminal would act on, or that hides or reorders

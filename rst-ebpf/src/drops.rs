@@ -34,8 +34,7 @@ pub(crate) fn dropped(ctx: &BtfTracePointContext, reason: u32, socket: Option<us
         return;
     };
     // Most are SYNs to a closed port.
-    let noted = skb.flags();
-    if entry == NO_SOCKET && noted.is_some_and(|flags| flags & flag::RST == 0) {
+    if entry == NO_SOCKET && skb.flags().is_some_and(|flags| flags & flag::RST == 0) {
         return;
     }
     if !is_reset(skb) {

@@ -93,10 +93,10 @@ pub(crate) fn of(task: Task) -> Owner {
 #[inline(always)]
 fn owner(task: Task, pid: u32, cgroup: u64, source: OwnerSource) -> Owner {
     let flags = task.get::<u32>(Field::TaskFlags);
-    let comm = name(task);
+    let leader = task.follow(Field::TaskGroupLeader);
+    let comm = clean(leader.get(Field::TaskComm));
     let workload = workload(cgroup, comm);
     let is_kernel = kernel::flag(flags & PF_KTHREAD != 0) != 0;
-    let leader = task.follow(Field::TaskGroupLeader);
     let born = born(leader.get(Field::TaskStartBoottime));
     if !is_kernel {
         note(pid, born, comm, workload);
@@ -114,20 +114,16 @@ fn owner(task: Task, pid: u32, cgroup: u64, source: OwnerSource) -> Owner {
     }
 }
 
-/// The name of the group leader, as `ps` shows it.
-#[inline(always)]
-fn name(task: Task) -> Comm {
-    clean(task.follow(Field::TaskGroupLeader).get(Field::TaskComm))
-}
-
-/// The current process by its name, unless it is the kernel itself.
+/// The current process by the name of its group leader, as `ps` shows it, unless it is
+/// the kernel itself.
 #[inline(always)]
 pub(crate) fn current_name() -> Option<Comm> {
     let task = Task::current();
     if task.get::<u32>(Field::TaskFlags) & PF_KTHREAD != 0 {
         return None;
     }
-    Some(name(task))
+    let leader = task.follow(Field::TaskGroupLeader);
+    Some(clean(leader.get(Field::TaskComm)))
 }
 
 /// How the current process is exiting, as in `wait(2)`; `None` where it is not.

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{HashMap, MapData};
-use rst_common::history::{LISTENERS, Listened, Listener, ListenerKey, MIXED, SERVED_SECONDS};
+use rst_common::history::{LISTENERS, Listened, Listener, ListenerKey, SERVED_SECONDS};
 use rst_common::owner::Holder;
 
 use super::batch::Batch;
@@ -95,15 +95,19 @@ impl Listeners {
     /// where the kernel has no cookies. `None` where somebody listens.
     #[must_use]
     pub fn stopped(&self, netns: u64, port: u16) -> Option<Stopped> {
-        stopped(self.one().get(&[netns, u64::from(port)], 0).ok()?)
+        stopped(&self.get(netns, port)?)
     }
 
     /// What there is for an address and port where somebody stopped listening at this
     /// moment. `None` where another stop has come since, or the port is not known.
     #[must_use]
     pub fn since(&self, at: Address, stopped_ns: u64) -> Option<Since> {
-        let listener = self.one().get(&[at.netns, u64::from(at.port)], 0).ok()?;
-        since(listener, at, stopped_ns)
+        since(&self.get(at.netns, at.port)?, at, stopped_ns)
+    }
+
+    fn get(&self, netns: u64, port: u16) -> Option<Listener> {
+        let raw = self.one().get(&[netns, u64::from(port)], 0).ok()?;
+        Some(parse(raw))
     }
 
     fn one(&self) -> MutexGuard<'_, HashMap<MapData, RawKey, RawListener>> {
@@ -116,7 +120,7 @@ impl Listeners {
         let (mut entries, mut old) = (0, Vec::new());
         self.all.each(|key, listeners| {
             entries += 1;
-            if listeners.iter().all(|found| is_old(*found, now_ns)) {
+            if listeners.iter().all(|raw| is_old(&parse(*raw), now_ns)) {
                 old.push(key);
             }
         })?;
@@ -125,7 +129,10 @@ impl Listeners {
             let mut one = self.one();
             for key in old {
                 // Somebody may have come back since. A moment remains, in an hour.
-                if one.get(&key, 0).is_ok_and(|found| is_old(found, now_ns)) {
+                if one
+                    .get(&key, 0)
+                    .is_ok_and(|raw| is_old(&parse(raw), now_ns))
+                {
                     forgotten |= one.remove(&key).is_ok();
                 }
             }
@@ -137,7 +144,7 @@ impl Listeners {
     pub fn served(&self) -> io::Result<Vec<Served>> {
         let mut ports = Vec::new();
         self.all.each(|key, listeners| {
-            ports.extend(listeners.iter().filter_map(|found| served(key, *found)));
+            ports.extend(listeners.iter().filter_map(|raw| served(key, &parse(*raw))));
         })?;
         ports.sort_unstable();
         ports.dedup();
@@ -145,84 +152,94 @@ impl Listeners {
     }
 }
 
-fn stopped(listener: RawListener) -> Option<Stopped> {
-    let [_, _, state, holder, workload, _, at_ns, _, resets, exit] = listener;
-    let [_, _, shared, exited, ..] = state.to_ne_bytes();
-    if listening(state) != 0 || at_ns == 0 {
+/// A listener as it lies in memory.
+fn parse(raw: RawListener) -> Listener {
+    let [
+        first,
+        second,
+        state,
+        holder,
+        workload,
+        stopped,
+        stopped_ns,
+        started_ns,
+        resets,
+        exit,
+    ] = raw;
+    let (state, listening) = halves(state);
+    let [any_address, several, shared, exited] = state.to_ne_bytes();
+    let (exit_code, pad) = halves(exit);
+    Listener {
+        address: [first, second],
+        any_address,
+        several,
+        shared,
+        exited,
+        listening,
+        holder,
+        workload,
+        stopped,
+        stopped_ns,
+        started_ns,
+        resets,
+        exit_code,
+        pad,
+    }
+}
+
+/// The two numbers that lie in a word; the programs are built for little endian.
+#[expect(clippy::cast_possible_truncation, reason = "cut in two")]
+const fn halves(word: u64) -> (u32, u32) {
+    (word as u32, (word >> 32) as u32)
+}
+
+fn stopped(listener: &Listener) -> Option<Stopped> {
+    if listener.listening != 0 || listener.stopped_ns == 0 {
         return None;
     }
-    let Holder { pid, born, .. } = Holder::unpack(holder);
-    let [a, b, c, d, ..] = exit.to_ne_bytes();
+    let Holder { pid, born, .. } = Holder::unpack(listener.holder);
     Some(Stopped {
-        pid: (shared == 0 && pid != 0).then_some(pid),
+        pid: (listener.shared == 0 && pid != 0).then_some(pid),
         born,
-        workload: if shared == MIXED { 0 } else { workload },
-        at_ns,
-        exit_code: (exited != 0).then_some(u32::from_ne_bytes([a, b, c, d])),
-        resets,
+        workload: listener.workload(),
+        at_ns: listener.stopped_ns,
+        exit_code: (listener.exited != 0).then_some(listener.exit_code),
+        resets: listener.resets,
     })
 }
 
-fn since(listener: RawListener, at: Address, stopped_ns: u64) -> Option<Since> {
-    let [
-        one,
-        two,
-        state,
-        _,
-        workload,
-        _,
-        at_ns,
-        started_ns,
-        resets,
-        _,
-    ] = listener;
-    let [any_address, several, ..] = state.to_ne_bytes();
-    if at_ns != stopped_ns {
+fn since(listener: &Listener, at: Address, stopped_ns: u64) -> Option<Since> {
+    if listener.stopped_ns != stopped_ns {
         return None;
     }
-    let there = Listener {
-        address: [one, two],
-        any_address,
-        several,
-        listening: listening(state),
-        ..Listener::default()
-    };
-    Some(match there.at(at.family, at.address) {
+    Some(match listener.at(at.family, at.address) {
         Listened::Now => Since::Somebody {
-            workload,
-            at_ns: started_ns,
-            resets,
+            workload: listener.workload(),
+            at_ns: listener.started_ns,
+            resets: listener.resets,
         },
         Listened::Unknown | Listened::Never | Listened::Before => Since::Nobody,
     })
 }
 
-fn served([_, port]: RawKey, listener: RawListener) -> Option<Served> {
-    let [_, _, state, _, workload, ..] = listener;
+fn served([_, port]: RawKey, listener: &Listener) -> Option<Served> {
     let [low, high, ..] = port.to_ne_bytes();
-    (listening(state) != 0).then_some(Served {
-        workload,
+    (listener.listening != 0).then_some(Served {
+        workload: listener.workload(),
         port: u16::from_ne_bytes([low, high]),
     })
 }
 
 /// Whether the last one has stopped longer ago than it counts.
-fn is_old(listener: RawListener, now_ns: u64) -> bool {
-    let [_, _, state, _, _, _, stopped_ns, ..] = listener;
-    listening(state) == 0
-        && stopped_ns != 0
-        && now_ns.saturating_sub(stopped_ns) > SERVED_SECONDS * 1_000_000_000
-}
-
-/// Sockets that listen.
-fn listening(state: u64) -> u32 {
-    let [_, _, _, _, a, b, c, d] = state.to_ne_bytes();
-    u32::from_ne_bytes([a, b, c, d])
+fn is_old(listener: &Listener, now_ns: u64) -> bool {
+    listener.listening == 0
+        && listener.stopped_ns != 0
+        && now_ns.saturating_sub(listener.stopped_ns) > SERVED_SECONDS * 1_000_000_000
 }
 
 #[cfg(test)]
 mod tests {
-    use rst_common::history::ANY_V4;
+    use rst_common::history::{ANY_V4, MIXED};
 
     use super::*;
 
@@ -268,6 +285,7 @@ mod tests {
             resets: 3,
             ..Listener::default()
         };
+        assert_eq!(parse(raw(gone)), gone);
         let told = Stopped {
             pid: Some(812),
             born: 3,
@@ -276,7 +294,7 @@ mod tests {
             exit_code: Some(9),
             resets: 3,
         };
-        assert_eq!(stopped(raw(gone)), Some(told));
+        assert_eq!(stopped(&gone), Some(told));
         let shared = Listener {
             shared: 1,
             exited: 0,
@@ -287,28 +305,28 @@ mod tests {
             exit_code: None,
             ..told
         };
-        assert_eq!(stopped(raw(shared)), Some(unsure));
+        assert_eq!(stopped(&shared), Some(unsure));
         let key = [
             1,
             u64::from(8080u16.to_ne_bytes()[0]) | u64::from(8080u16.to_ne_bytes()[1]) << 8,
         ];
-        assert_eq!(served(key, raw(gone)), None);
+        assert_eq!(served(key, &gone), None);
         let there = Listener {
             listening: 1,
             ..gone
         };
-        assert_eq!(stopped(raw(there)), None);
+        assert_eq!(stopped(&there), None);
         let later = 6 + SERVED_SECONDS * 1_000_000_000;
-        assert!(is_old(raw(gone), later) && !is_old(raw(gone), later - 1));
-        assert!(!is_old(raw(there), later));
+        assert!(is_old(&gone, later) && !is_old(&gone, later - 1));
+        assert!(!is_old(&there, later));
         let at = Address {
             netns: 1,
             port: 8080,
             family: ANY_V4,
             address: [0x0100_007f, 0],
         };
-        assert_eq!(since(raw(gone), at, 5), Some(Since::Nobody));
-        assert_eq!(since(raw(gone), at, 4), None, "of another stop");
+        assert_eq!(since(&gone, at, 5), Some(Since::Nobody));
+        assert_eq!(since(&gone, at, 4), None, "of another stop");
         let again = Listener {
             any_address: ANY_V4,
             started_ns: 7,
@@ -320,23 +338,28 @@ mod tests {
             at_ns: 7,
             resets: 3,
         };
-        assert_eq!(since(raw(again), at, 5), Some(told));
+        assert_eq!(since(&again, at, 5), Some(told));
         let elsewhere = Listener {
             any_address: 0,
             address: [0x0200_007f, 0],
             ..again
         };
-        assert_eq!(since(raw(elsewhere), at, 5), Some(Since::Nobody));
+        assert_eq!(since(&elsewhere, at, 5), Some(Since::Nobody));
         let mixed = Listener {
             shared: MIXED,
             ..gone
         };
-        assert_eq!(stopped(raw(mixed)).unwrap().workload, 0);
+        let several = Listener {
+            listening: 1,
+            ..mixed
+        };
+        assert_eq!(served(key, &several).unwrap().workload, 0);
+        assert_eq!(stopped(&mixed).unwrap().workload, 0);
         let web = Served {
             workload: 7,
             port: 8080,
         };
-        assert_eq!(served(key, raw(there)), Some(web));
+        assert_eq!(served(key, &there), Some(web));
         // The port stands in the key's first two bytes of its second word.
         assert_eq!(std::mem::offset_of!(ListenerKey, port), 8);
     }

@@ -42,15 +42,7 @@ impl Counter {
     ];
 
     /// Those that are published by their name.
-    pub const ABORTS: [Self; 7] = [
-        Self::AbortOnData,
-        Self::AbortOnClose,
-        Self::AbortOnMemory,
-        Self::AbortOnTimeout,
-        Self::AbortOnLinger,
-        Self::AbortFailed,
-        Self::EmbryonicResets,
-    ];
+    pub const ABORTS: &[Self] = Self::ALL.split_at(2).1;
 
     /// The kernel's name for it.
     #[must_use]

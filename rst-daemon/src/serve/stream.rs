@@ -92,11 +92,11 @@ async fn pump(source: Source, sender: mpsc::Sender<Bytes>, mut shutdown: watch::
 }
 
 fn event(told: &Told) -> Option<Bytes> {
-    let (kind, json) = match told {
-        Told::Reset(reset) => ("", text::json(reset.as_ref())),
-        Told::Restarted(restarted) => ("event: restart\n", text::json(restarted.as_ref())),
+    let kind = match told {
+        Told::Reset(_) => "",
+        Told::Restarted(_) => "event: restart\n",
     };
-    match json {
+    match text::told(told) {
         Ok(json) => Some(format!("{kind}data: {json}\n\n").into()),
         Err(error) => {
             tracing::warn!(%error, "an event can't be written as JSON");

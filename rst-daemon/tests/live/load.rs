@@ -2,6 +2,7 @@
 //! watcher that stands still.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -333,4 +334,36 @@ fn stopped_daemon_counts_on() {
     let client = lab.inside(|| connect_refused(V4.client, closed_port(V4)));
     let verdict = json!({"cause": "refused"});
     lab.wait_event(&sent(closed_port(V4), client, verdict));
+}
+
+/// More ports than are told apart, and more series than are read at a time: each is
+/// counted, the rest together.
+#[test]
+fn ports_without_room_are_counted_together() {
+    const PORTS: u16 = 700;
+    const ROOM: u16 = 600;
+    let test = "ports_without_room_are_counted_together";
+    let settings = format!("max_ports = {ROOM}");
+    let Some(lab) = Lab::configured(test, &[], &settings, &[]) else {
+        return;
+    };
+    let before = Scrape::take(&lab.daemon.socket);
+    // Below the ephemeral ports.
+    let first = 2000;
+    lab.inside(|| {
+        for port in first..first + PORTS {
+            connect_refused(V4.client, SocketAddr::new(V4.server, port));
+        }
+    });
+    let after = Scrape::take(&lab.daemon.socket);
+    let received = |port: &str| {
+        let labels = [("direction", "received"), ("port", port)];
+        after.resets(&before, &labels)
+    };
+    let alone = (first..first + PORTS).filter(|port| received(&port.to_string()) == 1);
+    // The daemon's own connections, and whose sentinels come by, take room as well.
+    let alone = u64::try_from(alone.count()).unwrap();
+    let few = u64::from(ROOM) - 10..=u64::from(ROOM);
+    assert!(few.contains(&alone), "{alone}");
+    assert_eq!(received("other"), u64::from(PORTS) - alone);
 }
