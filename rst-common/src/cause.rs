@@ -425,6 +425,15 @@ causes! {
         fix: "the cause is on the peer's side: run rst there and match by time and ports",
         links: &["RFC 9293 section 3.5.2"],
     }
+    /// The reset is not of the peer.
+    Forged = "forged" {
+        meaning: "a middlebox, not the peer, reset a connection in active use",
+        impact: "connection_broken",
+        evidence: "a score of 3 or more: 3 where the reset's TTL differs by more than 4 from that of the peer's handshake, 1 where it differs by less; 2 where it acknowledges data sooner after it was sent than the connection's least round trip time",
+        confirm: "tcpdump -vni any 'host PEER and port PORT': compare the ttl of the reset with that of the peer's other segments; traceroute tells who is as many hops away",
+        fix: "look for a firewall, an intrusion prevention system or a censor on the path; false where a balancer, a SYN proxy or an application with a TTL of its own answers for the peer",
+        links: &["RFC 3360", "Weaver, Sommer, Paxson: Detecting Forged TCP Reset Packets, NDSS 2009"],
+    }
     /// Reset before any data moved.
     NoData = "no_data" {
         meaning: "the connection was reset before any data moved",

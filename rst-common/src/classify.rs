@@ -24,16 +24,18 @@
 //! 3. a server that was told nothing and said little: `no_data`;
 //! 4. the peer had closed: `peer_closed`;
 //! 5. we had closed: `after_close`;
-//! 6. a young client, and nothing has moved: `no_data`;
-//! 7. something is out: `stale_probe`, `stale_reuse`;
-//! 8. an answer is pending: `no_response`, `peer_gave_up`;
-//! 9. nothing moved for long: `idle_timeout`;
-//! 10. otherwise `peer_abort`.
+//! 6. in use, and the reset is not the peer's: `forged`;
+//! 7. a young client, and nothing has moved: `no_data`;
+//! 8. something is out: `stale_probe`, `stale_reuse`;
+//! 9. an answer is pending: `no_response`, `peer_gave_up`;
+//! 10. nothing moved for long: `idle_timeout`;
+//! 11. otherwise `peer_abort`.
 //!
 //! The kernel's reason is used where it says more than the facts. Without one
 //! (received, before 6.10, active resets before 6.12) the facts decide alike.
 
 mod connection;
+pub mod forgery;
 mod impact;
 mod received;
 mod sent;

@@ -42,8 +42,14 @@ pub struct Event {
     pub keepalive_time: u32,
     /// Keep-alive interval in force, jiffies.
     pub keepalive_intvl: u32,
-    /// Padding.
-    pub pad2: u32,
+    /// Identification field of the reset that arrived, IPv4 alone.
+    pub ip_id: u16,
+    /// Its window, as it stands in the header.
+    pub packet_window: u16,
+    /// Its sequence number.
+    pub packet_seq: u32,
+    /// Its acknowledgement number.
+    pub packet_ack: u32,
     /// This host's address: 4 bytes in network order for IPv4, else 16.
     pub local_addr: [u8; 16],
     /// The peer's address, likewise.
@@ -54,8 +60,8 @@ pub struct Event {
     pub remote_port: u16,
     /// [`crate::tcp::AF_INET`] or [`crate::tcp::AF_INET6`].
     pub family: u16,
-    /// Padding.
-    pub pad: u8,
+    /// TCP flags of the reset that arrived, [`crate::tcp::flag`].
+    pub packet_flags: u8,
     /// The kernel's reason number, or [`crate::reason::RAW_NONE`].
     pub reason: u8,
     /// Keep-alive probe count in force.
@@ -72,7 +78,7 @@ pub struct Event {
     pub doubt: u32,
 }
 
-const _: () = assert!(size_of::<Event>() == 272);
+const _: () = assert!(size_of::<Event>() == 280);
 
 /// Size of an [`Event`] on the wire, bytes.
 pub const EVENT_SIZE: usize = size_of::<Event>();
@@ -100,6 +106,8 @@ pub mod known {
     pub const RETRANSMITS: u32 = 1 << 8;
     /// `keepalive_time`, `keepalive_intvl`, `keepalive_probes`.
     pub const KEEPALIVE: u32 = 1 << 9;
+    /// `packet_seq`, `packet_ack`, `packet_window`, `packet_flags`, `ip_id`.
+    pub const PACKET: u32 = 1 << 10;
 }
 
 /// A receive event that may be none.

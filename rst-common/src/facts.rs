@@ -66,8 +66,13 @@ pub struct Facts {
     pub accept_overflow: u8,
     /// 1 when `TCP_LINGER2` is below zero: the application wants no FIN_WAIT2.
     pub no_fin_wait2: u8,
-    /// Padding.
-    pub pad: [u8; 3],
+    /// Time to live, or hop limit, with which the reset arrived.
+    pub ttl: u8,
+    /// That of the segment with which the peer completed the handshake.
+    pub handshake_ttl: u8,
+    /// 1 when the reset that arrived acknowledges everything that was sent
+    /// (SEG.ACK = SND.NXT).
+    pub acknowledges_all: u8,
     /// Payload length of the segment that is answered, bytes.
     pub payload_len: u32,
     /// `task.signal.group_exit_code` of the exiting task: low 7 bits the
@@ -91,8 +96,9 @@ pub struct Facts {
     pub age: u32,
     /// Smoothed round trip time, microseconds; 0 before the first is measured.
     pub srtt_us: u32,
-    /// Padding.
-    pub pad2: u32,
+    /// The least round trip time of late, microseconds (`tcp_min_rtt`); the kernel's
+    /// `u32::MAX` before the first is measured.
+    pub min_rtt_us: u32,
     /// Payload bytes sent, retransmissions included.
     pub bytes_sent: u64,
     /// Payload bytes retransmitted.
@@ -159,6 +165,12 @@ pub mod known {
     pub const AGE: u32 = 1 << 22;
     /// `accept_overflow`.
     pub const ACCEPT_OVERFLOW: u32 = 1 << 23;
+    /// `ttl`, `acknowledges_all`.
+    pub const PACKET: u32 = 1 << 24;
+    /// `handshake_ttl`.
+    pub const HANDSHAKE_TTL: u32 = 1 << 25;
+    /// `min_rtt_us`.
+    pub const MIN_RTT: u32 = 1 << 26;
 }
 
 impl Facts {

@@ -45,13 +45,32 @@ pub const WAYS: usize = 4;
 pub struct Slot {
     /// Address of the socket; 0 is empty.
     pub identity: u64,
-    /// Who holds it, [`crate::owner::Holder`] in a number.
+    /// Who holds it, [`crate::owner::Holder`] in a number, and above it
+    /// [`Life::ttl`].
     pub holder: u64,
     /// The workload it belongs to ([`crate::owner::workload`]), 0 where it is not
     /// known.
     pub workload: u64,
-    /// [`Life`] in a number.
+    /// The rest of [`Life`] in a number.
     pub content: u64,
+}
+
+/// Where the time to live stands in [`Slot::holder`]: ids of processes have 22 bits
+/// (`PID_MAX_LIMIT`, include/linux/threads.h).
+const TTL_SHIFT: u32 = 56;
+
+/// [`Slot::holder`] of a holder (in a number) and a time to live.
+#[must_use]
+#[inline(always)]
+pub const fn with_ttl(holder: u64, ttl: u8) -> u64 {
+    holder & ((1 << TTL_SHIFT) - 1) | (ttl as u64) << TTL_SHIFT
+}
+
+/// The holder (in a number) and the time to live of a [`Slot::holder`].
+#[must_use]
+#[inline(always)]
+pub const fn without_ttl(word: u64) -> (u64, u8) {
+    (word & ((1 << TTL_SHIFT) - 1), (word >> TTL_SHIFT) as u8)
 }
 
 /// The slots among which an entry is found; two cache lines.
@@ -88,6 +107,9 @@ pub struct Life {
     /// The remote port, which tells the socket from an earlier one at the same
     /// address.
     pub remote_port: u16,
+    /// Time to live, or hop limit, of the segment with which the peer completed the
+    /// handshake; 0 where it is not known.
+    pub ttl: u8,
 }
 
 /// 34 years at 1000 Hz.
@@ -104,10 +126,11 @@ impl Life {
             turn: Turn::Unknown as u8,
             state_before: 0,
             remote_port,
+            ttl: 0,
         }
     }
 
-    /// As a number.
+    /// As a number, all but the time to live.
     #[must_use]
     #[inline(always)]
     pub const fn pack(self) -> u64 {
@@ -132,6 +155,7 @@ impl Life {
             role: (content >> 20) as u8 & 3,
             state_before: (content >> 16) as u8 & 15,
             remote_port: content as u16,
+            ttl: 0,
         }
     }
 
@@ -420,8 +444,20 @@ mod tests {
             turn: 2,
             state_before: 8,
             remote_port: 50_000,
+            ttl: 0,
         };
         assert_eq!(Life::unpack(life.pack()), life);
+        let largest = crate::owner::Holder {
+            // `PID_MAX_LIMIT`
+            pid: 1 << 22,
+            source: 5,
+            is_kernel: true,
+            born: u32::MAX >> 10,
+        };
+        assert_eq!(
+            without_ttl(with_ttl(largest.pack(), 255)),
+            (largest.pack(), 255)
+        );
         let hash = TupleHash::new(1).word(2).finish();
         let ending = Ending {
             when: Ending::time(u64::MAX),

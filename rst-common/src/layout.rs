@@ -111,6 +111,8 @@ fields! {
     TpLinger2 = tcp_sock.linger2: Kind::Int(4), Optional;
     TpIsMptcp = tcp_sock.is_mptcp: Kind::Int(1), Optional;
     TpSrttUs = tcp_sock.srtt_us: Kind::Int(4), Optional;
+    // `struct minmax`: three samples of a time and a value each (include/linux/win_minmax.h).
+    TpRttMin = tcp_sock.rtt_min: Kind::Bytes(24), Optional;
     TpTotalRetrans = tcp_sock.total_retrans: Kind::Int(4), Optional;
     TpKeepaliveTime = tcp_sock.keepalive_time: Kind::Int(4), Optional;
     TpKeepaliveIntvl = tcp_sock.keepalive_intvl: Kind::Int(4), Optional;

@@ -59,8 +59,28 @@ pub mod flag {
     pub const SYN: u8 = 0x02;
     /// Reset the connection.
     pub const RST: u8 = 0x04;
+    /// To be delivered at once.
+    pub const PSH: u8 = 0x08;
     /// The acknowledgement field is significant.
     pub const ACK: u8 = 0x10;
+    /// The urgent pointer is significant.
+    pub const URG: u8 = 0x20;
+    /// Congestion was experienced on the way (RFC 3168 section 6.1).
+    pub const ECE: u8 = 0x40;
+    /// The congestion window was reduced (likewise).
+    pub const CWR: u8 = 0x80;
+
+    /// Every flag with its name, in the order of the header.
+    pub const NAMES: [(u8, &str); 8] = [
+        (CWR, "CWR"),
+        (ECE, "ECE"),
+        (URG, "URG"),
+        (ACK, "ACK"),
+        (PSH, "PSH"),
+        (RST, "RST"),
+        (SYN, "SYN"),
+        (FIN, "FIN"),
+    ];
 }
 
 /// Bits of `sock.sk_shutdown`, `include/net/sock.h`.

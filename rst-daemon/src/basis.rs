@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use rst_common::cause::{Cause, Direction};
+use rst_common::classify::forgery::Forgery;
 use rst_common::classify::{unacked_data, undelivered_data};
-use rst_common::event::Event;
+use rst_common::event::{self, Event};
 use rst_common::facts::{Facts, known};
 use rst_common::history::Listened;
 use rst_common::tcp::{flag, shutdown, sock_flag, state};
@@ -75,9 +76,10 @@ pub fn basis(cause: Cause, event: &Event, hz: Hz) -> String {
             undelivered(facts)
         ),
         Cause::StaleReuse => format!(
-            "silent for {}, then used: {} without an answer",
+            "silent for {}, then used: {} without an answer{}",
             silence(facts, hz),
-            bytes_text(unacked_data(facts))
+            bytes_text(unacked_data(facts)),
+            who_reset(event)
         ),
         Cause::StaleProbe => format!(
             "a keep-alive probe after {} of silence was answered by the reset",
@@ -94,13 +96,63 @@ pub fn basis(cause: Cause, event: &Event, hz: Hz) -> String {
         ),
         Cause::PeerGaveUp => format!("the peer waited {} for an answer", idle(facts, hz)),
         Cause::PeerAbort => format!(
-            "reset while {}, last segment of the peer {} before{}",
+            "reset while {}, last segment of the peer {} before{}{}",
             state_name(facts),
             silence(facts, hz),
+            undelivered(facts),
+            who_reset(event)
+        ),
+        Cause::Forged => format!(
+            "reset while {} by somebody in between: {}{}",
+            state_name(facts),
+            evidence(facts, Forgery::of(facts, hz.jiffy_us())).join(", "),
             undelivered(facts)
         ),
         Cause::NoData => "no data had arrived".to_owned(),
         Cause::Unknown => unknown(facts, hz),
+    }
+}
+
+/// What does not fit the connection's peer.
+#[must_use]
+pub fn evidence(facts: &Facts, marks: Forgery) -> Vec<String> {
+    let hops = marks.hops.filter(|hops| *hops != 0);
+    let ttl = hops.map(|_| {
+        let Facts {
+            ttl, handshake_ttl, ..
+        } = facts;
+        format!("its TTL is {ttl}, the peer's was {handshake_ttl} at the handshake")
+    });
+    let early = marks.too_early.then(|| {
+        let tenths = facts.min_rtt_us / 100;
+        format!(
+            "it acknowledges data sooner than the least round trip of {}.{} ms",
+            tenths / 10,
+            tenths % 10
+        )
+    });
+    ttl.into_iter().chain(early).collect()
+}
+
+/// TCP flags by name, "RST,ACK".
+#[must_use]
+pub fn flags(flags: u8) -> String {
+    let names = flag::NAMES.iter().rev();
+    let set = names.filter(|(bit, _)| flags & bit != 0);
+    set.map(|(_, name)| *name).collect::<Vec<_>>().join(",")
+}
+
+/// Who made the reset, as its header tells: a host that had the connection states its
+/// window and acknowledges (`tcp_send_active_reset`, net/ipv4/tcp_output.c), who does
+/// not know it has no window (`tcp_v4_send_reset`; RFC 9293 section 3.10.7.1).
+fn who_reset(event: &Event) -> &'static str {
+    if event.known & event::known::PACKET == 0 {
+        return "";
+    }
+    if event.packet_window != 0 && event.packet_flags & flag::ACK != 0 {
+        "; the peer knew the connection and ended it"
+    } else {
+        "; whoever answered had no such connection (any more)"
     }
 }
 
@@ -269,6 +321,44 @@ fn segment(facts: &Facts) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::ring::decode;
+    use rst_common::event::EVENT_SIZE;
+
+    #[test]
+    fn what_the_header_of_a_reset_tells() {
+        let hz = Hz::of(0, 0).unwrap();
+        let mut event = decode(&[0; EVENT_SIZE]).unwrap();
+        let facts = &mut event.facts;
+        facts.known = known::PACKET | known::HANDSHAKE_TTL | known::MIN_RTT;
+        (facts.ttl, facts.handshake_ttl, facts.min_rtt_us) = (250, 57, 12_345);
+        facts.state = state::ESTABLISHED;
+        assert_eq!(
+            basis(Cause::Forged, &event, hz),
+            "reset while ESTABLISHED by somebody in between: \
+             its TTL is 250, the peer's was 57 at the handshake"
+        );
+        let marks = Forgery {
+            hops: Some(0),
+            too_early: true,
+        };
+        assert_eq!(
+            evidence(&event.facts, marks),
+            ["it acknowledges data sooner than the least round trip of 12.3 ms"]
+        );
+        assert_eq!(who_reset(&event), "");
+        event.known = event::known::PACKET;
+        event.packet_flags = flag::RST | flag::ACK;
+        assert_eq!(
+            who_reset(&event),
+            "; whoever answered had no such connection (any more)"
+        );
+        event.packet_window = 1;
+        assert_eq!(
+            who_reset(&event),
+            "; the peer knew the connection and ended it"
+        );
+        assert_eq!(flags(event.packet_flags), "RST,ACK");
+    }
 
     #[test]
     fn a_service_that_has_gone_is_told_as_far_as_it_is_known() {

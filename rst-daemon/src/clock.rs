@@ -39,6 +39,12 @@ impl Hz {
         u32::try_from(jiffies).unwrap_or(u32::MAX)
     }
 
+    /// Microseconds of a jiffy.
+    #[must_use]
+    pub fn jiffy_us(self) -> u32 {
+        1_000_000 / self.0
+    }
+
     /// Milliseconds of a number of jiffies.
     #[must_use]
     pub fn milliseconds(self, jiffies: u32) -> u64 {

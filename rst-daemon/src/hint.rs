@@ -85,6 +85,7 @@ pub(crate) fn signature(cause: Cause) -> Option<Signature> {
         | Cause::AfterClose
         | Cause::PeerGaveUp
         | Cause::PeerAbort
+        | Cause::Forged
         | Cause::NoData
         | Cause::HalfOpen
         | Cause::AfterReset

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rst_common::cause::{Cause, Direction, Impact, Origin, OwnerSource, Role, Turn};
+use rst_common::classify::forgery::Forgery;
 use rst_common::classify::{received_bytes, turn, unacked_data, undelivered_data};
 use rst_common::event::{self, Event};
 use rst_common::facts::{Facts, known};
@@ -16,7 +17,7 @@ use crate::clock::{Hz, WallClock};
 use crate::community_id::community_id;
 use crate::hint::estimator::{Key, Observation};
 use crate::hint::{self, Gaps};
-use crate::reset::{Endpoint, Exit, Keepalive, Linger, Owner, Packet, Reset, VERSION};
+use crate::reset::{self, Endpoint, Exit, Keepalive, Linger, Owner, Packet, Reset, VERSION};
 use crate::text::until_zero;
 use crate::workload::resolver::Named;
 
@@ -195,12 +196,38 @@ impl Joiner {
                     time_s: hz.milliseconds(jiffies) / 1000,
                 }),
             exit: exit(facts),
-            packet: Packet::default(),
+            packet: packet(event),
+            forgery: forgery(facts, hz),
             restart: None,
             hint: hint::hint(cause, gaps(cause, facts, hz, keepalive_ms(event, hz))),
             advice: Some(cause.text().fix.to_owned()),
         }
     }
+}
+
+/// The header of a reset that arrived.
+fn packet(event: &Event) -> Packet {
+    if event.known & event::known::PACKET == 0 {
+        return Packet::default();
+    }
+    let facts = &event.facts;
+    Packet {
+        ttl: Some(facts.ttl),
+        seq: Some(event.packet_seq),
+        ack: Some(event.packet_ack),
+        window: Some(u32::from(event.packet_window)),
+        flags: Some(basis::flags(event.packet_flags)),
+        ip_id: (event.family == AF_INET).then_some(event.ip_id),
+    }
+}
+
+fn forgery(facts: &Facts, hz: Hz) -> Option<reset::Forgery> {
+    let marks = facts.get(known::PACKET, |facts| Forgery::of(facts, hz.jiffy_us()))?;
+    Some(reset::Forgery {
+        score: marks.score(),
+        handshake_ttl: facts.get(known::HANDSHAKE_TTL, |facts| facts.handshake_ttl),
+        evidence: basis::evidence(facts, marks),
+    })
 }
 
 /// How the owner of a socket was found.

@@ -95,6 +95,8 @@ pub struct Reset {
     pub exit: Option<Exit>,
     /// Header of the reset itself.
     pub packet: Packet,
+    /// Whether it is the peer's own, where the header of a reset that arrived is known.
+    pub forgery: Option<Forgery>,
     /// The restart it belongs to, where the port has lost its listener.
     pub restart: Option<Restart>,
     /// Whose timer it may have been.
@@ -217,7 +219,7 @@ pub struct Exit {
 }
 
 /// Header of the reset itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packet {
     /// Time to live, or hop limit.
     pub ttl: Option<u8>,
@@ -225,6 +227,23 @@ pub struct Packet {
     pub seq: Option<u32>,
     /// Acknowledgement number.
     pub ack: Option<u32>,
-    /// Window.
+    /// Window, as it stands in the header.
     pub window: Option<u32>,
+    /// TCP flags, as in `RST,ACK`.
+    pub flags: Option<String>,
+    /// Identification field of IPv4.
+    pub ip_id: Option<u16>,
+}
+
+/// Whether a reset that arrived is the peer's own; see
+/// [`rst_common::classify::forgery`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgery {
+    /// How far the evidence tells against the peer; from 3 on it is `forged`.
+    pub score: u8,
+    /// Time to live, or hop limit, of the segment with which the peer completed the
+    /// handshake.
+    pub handshake_ttl: Option<u8>,
+    /// What does not fit.
+    pub evidence: Vec<String>,
 }

@@ -64,6 +64,7 @@ pub(crate) fn reset() -> Reset {
         linger: None,
         exit: None,
         packet: Packet::default(),
+        forgery: None,
         restart: None,
         hint: None,
         advice: None,

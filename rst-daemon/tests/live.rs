@@ -26,6 +26,8 @@ mod programs;
 mod tcp;
 #[path = "live/watcher.rs"]
 mod watcher;
+#[path = "live/wire.rs"]
+mod wire;
 
 #[path = "live/aborts.rs"]
 mod aborts;
@@ -43,6 +45,8 @@ mod crafted;
 mod curl;
 #[path = "live/dead.rs"]
 mod dead;
+#[path = "live/forged.rs"]
+mod forged;
 #[path = "live/governor.rs"]
 mod governor;
 #[path = "live/idle.rs"]

@@ -12,12 +12,13 @@ use rst_common::{
     cause::Cause,
     count::{CountKey, detail_index},
     event::{Control, Event, known},
-    facts::Facts,
+    facts::{self, Facts},
     layout::Field,
     owner::Holder,
 };
 
 use crate::{
+    arrival,
     gather::{self, Segment, Source},
     kernel::{self, Sock},
     maps::{DETAIL, EVENTS},
@@ -85,8 +86,6 @@ pub(crate) fn emit(
     unsafe {
         (*event).facts = *facts;
         (*event).ktime_ns = bpf_ktime_get_ns();
-        (*event).pad = 0;
-        (*event).pad2 = 0;
         (*event).reason = key.reason;
         (*event).cause = key.cause;
         (*event).impact = key.impact;
@@ -95,11 +94,43 @@ pub(crate) fn emit(
         (*event).known = tuple(event, source, segment)
             | connection(event, source, sk)
             | namespace(event, sk, segment)
-            | current(event, facts, key.cause);
+            | current(event, facts, key.cause)
+            | packet(event, sk, facts);
         owner(event, source);
     }
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
     wake(control);
+}
+
+/// The header of the reset that arrived, where it was noted.
+///
+/// # Safety
+/// `event` must be writable; see [`emit`].
+#[inline(always)]
+unsafe fn packet(event: *mut Event, sk: Option<Sock>, facts: &Facts) -> u32 {
+    let header = if facts.knows(facts::known::PACKET) {
+        sk.and_then(arrival::take)
+    } else {
+        None
+    };
+    // SAFETY: the caller's promise.
+    unsafe {
+        let Some(header) = header else {
+            let zero = kernel::zero();
+            (*event).packet_seq = zero as u32;
+            (*event).packet_ack = zero as u32;
+            (*event).packet_window = zero as u16;
+            (*event).packet_flags = zero as u8;
+            (*event).ip_id = zero as u16;
+            return 0;
+        };
+        (*event).packet_seq = header.seq;
+        (*event).packet_ack = header.ack;
+        (*event).packet_window = header.window;
+        (*event).packet_flags = header.flags;
+        (*event).ip_id = header.ip_id;
+    }
+    known::PACKET
 }
 
 /// Wakes the reader if it sleeps.

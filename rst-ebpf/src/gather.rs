@@ -16,7 +16,7 @@ use rst_common::{
 };
 
 use crate::{
-    closed,
+    arrival, closed,
     count::ConnectionId,
     kernel::{self, Net, Skb, Sock, TcpSock},
     listeners,
@@ -275,6 +275,10 @@ fn life(sk: Sock, remote_port: u16, facts: &mut Facts) -> Owner {
     };
     facts.tracked_role = life.role;
     facts.tracked_turn = life.turn;
+    if life.ttl != 0 {
+        facts.handshake_ttl = life.ttl;
+        facts.known |= known::HANDSHAKE_TTL;
+    }
     if facts.state == state::CLOSE && life.state_before != 0 {
         facts.state_before = life.state_before;
         facts.known |= known::STATE_BEFORE;
@@ -508,15 +512,34 @@ pub(crate) fn task(facts: &mut Facts) {
     fact!(facts.exit_code = code, EXIT_CODE);
 }
 
+/// What the header of the reset that arrived says of who made it, where it was noted.
+#[inline(always)]
+pub(crate) fn packet(sk: Sock, facts: &mut Facts) {
+    let (Some(header), Some(tcp)) = (arrival::of(sk), sk.tcp()) else {
+        return;
+    };
+    facts.ttl = header.ttl;
+    facts.acknowledges_all = kernel::flag(
+        header.flags & flag::ACK != 0 && tcp.get::<u32>(Field::TpSndNxt) == Some(header.ack),
+    );
+    facts.known |= known::PACKET;
+    fact!(facts.min_rtt_us = tcp.min_rtt(), MIN_RTT);
+}
+
 /// The TCP header as far as it is used, network order.
 #[repr(C)]
-struct TcpHeader {
+pub(crate) struct TcpHeader {
     source: u16,
     destination: u16,
-    sequence: u32,
-    acknowledgement: u32,
+    /// Of the first byte.
+    pub(crate) sequence: u32,
+    /// Of the next byte that is expected.
+    pub(crate) acknowledgement: u32,
     data_offset: u8,
-    flags: u8,
+    /// [`flag`].
+    pub(crate) flags: u8,
+    /// As it stands there, not scaled.
+    pub(crate) window: u16,
 }
 
 /// The segment that a reset answers; without one, all zeros.

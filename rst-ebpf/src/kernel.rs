@@ -24,7 +24,7 @@ use aya_ebpf::{
             bpf_get_current_task, bpf_get_current_task_btf, bpf_skc_to_tcp_sock, bpf_sock_from_file,
         },
     },
-    programs::{BtfTracePointContext, FExitContext},
+    programs::{BtfTracePointContext, FEntryContext, FExitContext},
 };
 use rst_common::{
     classify::Times,
@@ -293,13 +293,23 @@ fn not_null(pointer: *mut u8) -> Option<NonNull<u8>> {
 /// table states for the field.
 #[inline(always)]
 unsafe fn load<T: Copy>(base: *const u8, field: Field) -> Option<T> {
+    // SAFETY: the caller's promise.
+    unsafe { load_within(base, field, 0) }
+}
+
+/// The same for a part of a field, so many bytes from its start.
+///
+/// # Safety
+/// As above, with `T` the size of that part.
+#[inline(always)]
+unsafe fn load_within<T: Copy>(base: *const u8, field: Field, bytes: usize) -> Option<T> {
     let offset = offset(field);
     if offset == ABSENT {
         return None;
     }
     // SAFETY: the verifier checks `offset` against the BTF of the struct; loads
     // through PTR_TO_BTF_ID are fault-safe where it can't prove the pointer.
-    Some(unsafe { ptr::read_volatile(base.add(offset as usize).cast::<T>()) })
+    Some(unsafe { ptr::read_volatile(base.add(offset as usize + bytes).cast::<T>()) })
 }
 
 /// Reads a field at an address the verifier knows no type of.
@@ -339,6 +349,12 @@ impl Sock {
     /// number of its arguments, unless NULL.
     #[inline(always)]
     pub(crate) fn from_exit(ctx: &FExitContext, index: usize) -> Option<Self> {
+        not_null(ctx.arg(index)).map(Self)
+    }
+
+    /// Argument `index` of a traced function, unless NULL.
+    #[inline(always)]
+    pub(crate) fn from_entry(ctx: &FEntryContext, index: usize) -> Option<Self> {
         not_null(ctx.arg(index)).map(Self)
     }
 
@@ -471,6 +487,14 @@ impl TcpSock {
         unsafe { load(self.0.as_ptr(), field) }
     }
 
+    /// The least round trip time of late, microseconds (`minmax_get`,
+    /// include/linux/win_minmax.h: the value of the first sample).
+    #[inline(always)]
+    pub(crate) fn min_rtt(self) -> Option<u32> {
+        // SAFETY: PTR_TO_BTF_ID tcp_sock; the sample's second number, after its time.
+        unsafe { load_within(self.0.as_ptr(), Field::TpRttMin, size_of::<u32>()) }
+    }
+
     /// kernfs id of the cgroup v2 the socket was created in.
     #[inline(always)]
     pub(crate) fn cgroup_id(self) -> Option<u64> {
@@ -515,6 +539,12 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn from_arg(ctx: &BtfTracePointContext, index: usize) -> Option<Self> {
         argument(ctx, index).map(Self)
+    }
+
+    /// Argument `index` of a traced function, unless NULL.
+    #[inline(always)]
+    pub(crate) fn from_entry(ctx: &FEntryContext, index: usize) -> Option<Self> {
+        not_null(ctx.arg(index)).map(Self)
     }
 
     /// A field of `sk_buff`.

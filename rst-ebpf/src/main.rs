@@ -21,6 +21,7 @@
     reason = "the kernel's wider fields are cut to the wire types on purpose, sizes are small constants"
 )]
 
+mod arrival;
 mod closed;
 mod count;
 mod drops;
@@ -36,8 +37,8 @@ mod tuple;
 
 use aya_ebpf::{
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns},
-    macros::{btf_tracepoint, fexit, raw_tracepoint},
-    programs::{BtfTracePointContext, FExitContext, RawTracePointContext},
+    macros::{btf_tracepoint, fentry, fexit, raw_tracepoint},
+    programs::{BtfTracePointContext, FEntryContext, FExitContext, RawTracePointContext},
 };
 use rst_common::{
     cause::{Cause, Direction, Role, ends_connection, has_gap},
@@ -159,8 +160,15 @@ fn establish(sk: Sock, old: u8) {
             .filter(|(life, _)| life.role == Role::Client as u8 && life.state_before == 0);
         if asked || known.is_some() {
             let owner = known.map_or(Owner::UNKNOWN, |(_, owner)| owner);
+            let ttl = handshake_ttl(sk);
             if known.is_none() {
-                sockets::begin(sk, begun(Role::Client, remote_port), owner);
+                let life = Life {
+                    ttl,
+                    ..begun(Role::Client, remote_port)
+                };
+                sockets::begin(sk, life, owner);
+            } else if ttl != 0 {
+                sockets::shaken(sk, remote_port, ttl);
             }
             count::connection(&ConnectionKey {
                 workload: owner.workload,
@@ -175,13 +183,23 @@ fn establish(sk: Sock, old: u8) {
     let owner = sk
         .net()
         .map_or(Owner::UNKNOWN, |net| listeners::owner(net.id(), port));
-    sockets::begin(sk, begun(Role::Server, remote_port), owner);
+    let life = Life {
+        ttl: handshake_ttl(sk),
+        ..begun(Role::Server, remote_port)
+    };
+    sockets::begin(sk, life, owner);
     count::connection(&ConnectionKey {
         workload: owner.workload,
         port: ports::bounded(port),
         role: Role::Server as u8,
         pad: [0; 5],
     });
+}
+
+/// Time to live of the segment that completes the handshake, 0 where it was not noted.
+#[inline(always)]
+fn handshake_ttl(sk: Sock) -> u8 {
+    arrival::take(sk).map_or(0, |header| header.ttl)
 }
 
 /// A listener begins, or is found: then `once`, for the iterator may come to a
@@ -313,6 +331,34 @@ pub fn inet_csk_accept_4(ctx: FExitContext) -> i32 {
     0
 }
 
+/// From 5.11 on: `(sk, skb)`. The reset itself; `tcp_receive_reset` comes next.
+#[fentry(function = "tcp_reset")]
+pub fn tcp_reset(ctx: FEntryContext) -> i32 {
+    if let (Some(sk), Some(skb)) = (Sock::from_entry(&ctx, 0), Skb::from_entry(&ctx, 1)) {
+        arrival::note(sk, skb, true);
+    }
+    0
+}
+
+/// `(sk, skb)` in every version: the answer to our SYN.
+#[fentry(function = "tcp_finish_connect")]
+pub fn tcp_finish_connect(ctx: FEntryContext) -> i32 {
+    if let (Some(sk), Some(skb)) = (Sock::from_entry(&ctx, 0), Skb::from_entry(&ctx, 1)) {
+        arrival::note(sk, skb, false);
+    }
+    0
+}
+
+/// `(parent, child, skb)` in every version: the segment that completes the handshake
+/// of a connection to a listener.
+#[fentry(function = "tcp_child_process")]
+pub fn tcp_child_process(ctx: FEntryContext) -> i32 {
+    if let (Some(sk), Some(skb)) = (Sock::from_entry(&ctx, 1), Skb::from_entry(&ctx, 2)) {
+        arrival::note(sk, skb, false);
+    }
+    0
+}
+
 /// A process takes a connection: it is the one that holds it, as far as anybody
 /// can know. The listener may be another's (socket activation): then it is that
 /// process's service, too.
@@ -406,6 +452,7 @@ fn receive_reset(ctx: &BtfTracePointContext) {
     };
     let mut facts = gather::facts(Direction::Received);
     let mut source = gather::connection(Some(sk), &mut facts);
+    gather::packet(sk, &mut facts);
     let mut segment = Segment::NONE;
     gather::settle(&mut facts, &mut source, &mut segment);
 

@@ -18,7 +18,7 @@ use rst_common::{
     reason::MAX_REASONS,
 };
 
-use crate::drops::KINDS;
+use crate::{arrival::Arrival, drops::KINDS};
 
 /// Every port.
 pub(crate) const PORTS_ALL: usize = u16::MAX as usize + 1;
@@ -72,6 +72,10 @@ pub(crate) static SOCKETS: Array<Set> = Array::with_max_entries(1, 0);
 /// Connections that were closed or reset here a moment ago. Sized likewise.
 #[map]
 pub(crate) static CLOSED: Array<Endings> = Array::with_max_entries(1, 0);
+
+/// The segment that is handled on this CPU.
+#[map]
+pub(crate) static ARRIVAL: PerCpuArray<Arrival> = PerCpuArray::with_max_entries(1, 0);
 
 /// The processes that have connected or listened.
 #[map]

@@ -3,7 +3,7 @@
 
 use core::ptr;
 
-use rst_common::history::{Life, Set, Slot, WAYS, socket_hash};
+use rst_common::history::{Life, Set, Slot, WAYS, socket_hash, with_ttl, without_ttl};
 
 use crate::{
     kernel::{self, Sock},
@@ -30,18 +30,31 @@ pub(crate) fn find(sk: Sock, remote_port: u16) -> Option<(Life, Owner)> {
     }
     // SAFETY: a valid map value. Another socket may take the slot meanwhile: then
     // its identity has changed, or its remote port is another.
-    let (content, owner) = unsafe {
+    let (life, owner) = unsafe { read(found) };
+    (is_of(found, sk) && life.remote_port == remote_port && life.pack() != 0)
+        .then_some((life, owner))
+}
+
+/// What stands in a slot.
+///
+/// # Safety
+/// `slot` must be a valid map value.
+#[inline(always)]
+unsafe fn read(slot: *mut Slot) -> (Life, Owner) {
+    // SAFETY: the caller's promise; whole 8-byte loads.
+    let (content, holder, workload) = unsafe {
         (
-            ptr::read_volatile(&raw const (*found).content),
-            Owner {
-                holder: ptr::read_volatile(&raw const (*found).holder),
-                workload: ptr::read_volatile(&raw const (*found).workload),
-            },
+            ptr::read_volatile(&raw const (*slot).content),
+            ptr::read_volatile(&raw const (*slot).holder),
+            ptr::read_volatile(&raw const (*slot).workload),
         )
     };
-    let content = kernel::forget(content);
-    let life = Life::unpack(content);
-    (is_of(found, sk) && life.remote_port == remote_port && content != 0).then_some((life, owner))
+    let (holder, ttl) = without_ttl(holder);
+    let life = Life {
+        ttl,
+        ..Life::unpack(kernel::forget(content))
+    };
+    (life, Owner { holder, workload })
 }
 
 /// A connection begins, or a listener. Returns whether the socket was not in the
@@ -52,7 +65,7 @@ pub(crate) fn begin(sk: Sock, life: Life, owner: Owner) -> bool {
         return false;
     };
     let (slot, found) = choose(set, sk);
-    write(slot, sk, life, Some(owner));
+    write(slot, sk, life, owner);
     !found
 }
 
@@ -64,7 +77,7 @@ pub(crate) fn found(sk: Sock, remote_port: u16, owner: Owner) {
     };
     let (slot, known) = choose(set, sk);
     if !known {
-        write(slot, sk, Life::unknown(remote_port), Some(owner));
+        write(slot, sk, Life::unknown(remote_port), owner);
     }
 }
 
@@ -85,8 +98,14 @@ pub(crate) fn accepted(sk: Sock, remote_port: u16, owner: Owner, activated: bool
         } else {
             before.workload
         };
-        write(slot, sk, life, Some(Owner { workload, ..owner }));
+        write(slot, sk, life, Owner { workload, ..owner });
     }
+}
+
+/// The handshake is complete: the time to live of the peer's segment.
+#[inline(always)]
+pub(crate) fn shaken(sk: Sock, remote_port: u16, ttl: u8) {
+    update(sk, remote_port, |life| life.ttl = ttl);
 }
 
 /// A connection is closed: what is known of it.
@@ -111,18 +130,13 @@ fn update(sk: Sock, remote_port: u16, change: impl FnOnce(&mut Life)) -> Life {
     };
     let (slot, found) = choose(set, sk);
     // SAFETY: a valid map value.
-    let known = Life::unpack(unsafe { ptr::read_volatile(&raw const (*slot).content) });
-    let same = found && known.remote_port == remote_port;
-    if same {
-        life = known;
+    let known = unsafe { read(slot) };
+    let mut owner = Owner::UNKNOWN;
+    if found && known.0.remote_port == remote_port {
+        (life, owner) = known;
     }
     change(&mut life);
-    write(
-        slot,
-        sk,
-        life,
-        if same { None } else { Some(Owner::UNKNOWN) },
-    );
+    write(slot, sk, life, owner);
     life
 }
 
@@ -166,16 +180,14 @@ fn slot(set: *mut Set, way: usize) -> *mut Slot {
 /// Readers look at the identity first and last, so a half-written slot is
 /// nobody's.
 #[inline(always)]
-fn write(slot: *mut Slot, sk: Sock, life: Life, owner: Option<Owner>) {
+fn write(slot: *mut Slot, sk: Sock, life: Life, owner: Owner) {
     // SAFETY: a valid map value. Two sockets may write it at the same moment:
     // who reads compares the remote port in the content too.
     unsafe {
         ptr::write_volatile(&raw mut (*slot).identity, 0);
         ptr::write_volatile(&raw mut (*slot).content, life.pack());
-        if let Some(owner) = owner {
-            ptr::write_volatile(&raw mut (*slot).holder, owner.holder);
-            ptr::write_volatile(&raw mut (*slot).workload, owner.workload);
-        }
+        ptr::write_volatile(&raw mut (*slot).holder, with_ttl(owner.holder, life.ttl));
+        ptr::write_volatile(&raw mut (*slot).workload, owner.workload);
         sk.store_at(&raw mut (*slot).identity);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Times;
 use super::connection::{received_bytes, turn, unacked_data, undelivered_data, unsent_data};
+use super::forgery::Forgery;
 use super::impact::{general_impact, is_close_notify, may_be_control, may_be_delivered};
 use crate::cause::{Cause, Impact, Role, Turn};
 use crate::facts::{Facts, known};
@@ -48,6 +49,11 @@ pub(super) fn rules(facts: &Facts, role: Role, times: Times) -> (Cause, Impact) 
         | known::BYTES_RECEIVED;
     if !facts.knows(needed) {
         return (Cause::Unknown, Impact::Uncertain);
+    }
+    // After a silence it matters more whose timer it was.
+    let in_use = facts.idle_segment < times.idle;
+    if in_use && Forgery::of(facts, times.jiffy_us).is_forged() {
+        return (Cause::Forged, Impact::ConnectionBroken);
     }
     if client
         && facts.state == state::ESTABLISHED

@@ -25,6 +25,9 @@ const PROTOTYPES: [&str; 5] = [
 /// What gives a connection to the process that accepts it.
 const ACCEPT: &str = "inet_csk_accept";
 
+/// What handles a reset that arrives.
+const RESET: &str = "tcp_reset";
+
 /// Why this kernel's structures can't be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum LayoutError {
@@ -63,6 +66,8 @@ pub struct KernelLayout {
     pub has_error_report: bool,
     /// Arguments of `inet_csk_accept`, where it can be traced: 2, before 6.10 4.
     pub accept_args: Option<usize>,
+    /// Arguments of `tcp_reset`, where it can be traced: 2, before 5.11 1.
+    pub reset_args: Option<usize>,
     /// Whether programs get the current task typed (5.11 and newer).
     pub has_task_btf: bool,
     /// Whether programs find the socket of a file (5.11 and newer).
@@ -75,7 +80,7 @@ pub fn wanted() -> Vec<&'static str> {
     let mut names: Vec<_> = FIELDS.iter().map(|field| field.root).collect();
     names.extend([REASON_ENUM, DROP_ENUM, HELPER_ENUM]);
     names.extend(PROTOTYPES);
-    names.push(ACCEPT);
+    names.extend([ACCEPT, RESET]);
     names.sort_unstable();
     names.dedup();
     names
@@ -121,6 +126,7 @@ pub fn resolve(btf: &Btf<'_>) -> Result<KernelLayout, LayoutError> {
         send_reset_has_reason: args >= 3,
         has_error_report: btf.tracepoint_args("inet_sk_error_report").is_some(),
         accept_args: btf.function_args(ACCEPT),
+        reset_args: btf.function_args(RESET),
         has_task_btf: has_helper("BPF_FUNC_get_current_task_btf"),
         has_sock_from_file: has_helper("BPF_FUNC_sock_from_file"),
     })

@@ -3,9 +3,10 @@
 use std::io;
 use std::os::fd::AsFd as _;
 
+use aya::programs::fentry::FEntryLinkId;
 use aya::programs::fexit::FExitLinkId;
 use aya::programs::tp_btf::BtfTracePointLinkId;
-use aya::programs::{BtfTracePoint, FExit, Iter, Program, ProgramError};
+use aya::programs::{BtfTracePoint, FEntry, FExit, Iter, Program, ProgramError};
 use aya::{Btf, Ebpf};
 
 use super::layout::KernelLayout;
@@ -30,6 +31,8 @@ pub struct Probe {
 enum Kind {
     /// A tracepoint, by its BTF (tp_btf).
     Tracepoint,
+    /// The entry of a function (fentry).
+    Entry,
     /// The return of a function (fexit).
     Return,
     /// An iterator that is run once, when all else is attached.
@@ -98,6 +101,27 @@ pub const PROBES: &[Probe] = &[
         },
     },
     Probe {
+        name: "tcp_reset",
+        required: false,
+        shows: "the header of the resets this host receives (since Linux 5.11)",
+        kind: Kind::Entry,
+        program: |kernel| (kernel.reset_args? == 2).then_some("tcp_reset"),
+    },
+    Probe {
+        name: "tcp_finish_connect",
+        required: false,
+        shows: "how far away a server is, to tell forged resets from its own (since Linux 5.11)",
+        kind: Kind::Entry,
+        program: |kernel| (kernel.reset_args? == 2).then_some("tcp_finish_connect"),
+    },
+    Probe {
+        name: "tcp_child_process",
+        required: false,
+        shows: "how far away a client is, to tell forged resets from its own (since Linux 5.11)",
+        kind: Kind::Entry,
+        program: |kernel| (kernel.reset_args? == 2).then_some("tcp_child_process"),
+    },
+    Probe {
         name: SOCKETS_AT_START,
         required: false,
         shows: "whose the sockets were before rst started (since Linux 5.11)",
@@ -117,6 +141,7 @@ pub const SOCKETS_AT_START: &str = "task_file";
 #[derive(Debug)]
 enum Link {
     Tracepoint(BtfTracePointLinkId),
+    Entry(FEntryLinkId),
     Return(FExitLinkId),
     /// It has run, and is gone.
     Ran,
@@ -154,6 +179,7 @@ impl Hooks {
             };
             let result = match probe.kind {
                 Kind::Tracepoint => attach_tracepoint(ebpf, probe.name, program, kernel_btf),
+                Kind::Entry => attach_entry(ebpf, probe.name, program, kernel_btf),
                 Kind::Return => attach_return(ebpf, probe.name, program, kernel_btf),
                 Kind::Iterator => run_iterator(ebpf, probe.name, program, kernel_btf),
             };
@@ -227,6 +253,10 @@ fn again(ebpf: &mut Ebpf, program: &'static str, kind: Kind) -> Result<Option<Li
             let program: &mut BtfTracePoint = program.try_into()?;
             Some(Link::Tracepoint(program.attach()?))
         }
+        Kind::Entry => {
+            let program: &mut FEntry = program.try_into()?;
+            Some(Link::Entry(program.attach()?))
+        }
         Kind::Return => {
             let program: &mut FExit = program.try_into()?;
             Some(Link::Return(program.attach()?))
@@ -240,6 +270,10 @@ fn detach(ebpf: &mut Ebpf, program: &'static str, link: Link) -> Result<(), Prog
     match link {
         Link::Tracepoint(link) => {
             let program: &mut BtfTracePoint = program.try_into()?;
+            program.detach(link)
+        }
+        Link::Entry(link) => {
+            let program: &mut FEntry = program.try_into()?;
             program.detach(link)
         }
         Link::Return(link) => {
@@ -259,6 +293,17 @@ fn attach_tracepoint(
     let program: &mut BtfTracePoint = find(ebpf, program)?.try_into()?;
     program.load(name, btf)?;
     Ok(Link::Tracepoint(program.attach()?))
+}
+
+fn attach_entry(
+    ebpf: &mut Ebpf,
+    name: &str,
+    program: &'static str,
+    btf: &Btf,
+) -> Result<Link, ProgramError> {
+    let program: &mut FEntry = find(ebpf, program)?.try_into()?;
+    program.load(name, btf)?;
+    Ok(Link::Entry(program.attach()?))
 }
 
 fn attach_return(

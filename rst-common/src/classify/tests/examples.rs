@@ -241,6 +241,19 @@ fn received_examples() -> Vec<Example> {
             silent(client(), IDLE + 1),
         ),
         example(
+            Cause::Forged,
+            received(Facts {
+                ttl: 200,
+                handshake_ttl: 60,
+                ..client()
+            }),
+            received(Facts {
+                ttl: 62,
+                handshake_ttl: 60,
+                ..client()
+            }),
+        ),
+        example(
             Cause::NoData,
             received(Facts {
                 bytes_received: 0,

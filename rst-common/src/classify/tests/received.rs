@@ -33,6 +33,80 @@ fn our_attempt_was_refused() {
     assert_eq!(verdict.role, Role::Client);
 }
 
+fn with_ttl(facts: Facts, ttl: u8) -> Facts {
+    Facts { ttl, ..facts }
+}
+
+fn with_idle_tx(facts: Facts, idle_tx: u32) -> Facts {
+    Facts { idle_tx, ..facts }
+}
+
+#[test]
+fn a_reset_from_elsewhere_is_forged() {
+    // A client that has just asked.
+    let asked = received(Facts {
+        ttl: 52,
+        handshake_ttl: 52,
+        idle_tx: 10,
+        idle_rx: 20,
+        unacked: 7,
+        bytes_sent: 107,
+        min_rtt_us: 40_000,
+        acknowledges_all: 1,
+        ..client()
+    });
+    check(&asked, Cause::PeerAbort, Impact::ConnectionBroken);
+    let hops = |ttl| with_ttl(asked, ttl);
+    for (ttl, cause) in [
+        (53, Cause::PeerAbort),
+        (56, Cause::PeerAbort),
+        (57, Cause::Forged),
+        (48, Cause::PeerAbort),
+        (47, Cause::Forged),
+        (255, Cause::Forged),
+    ] {
+        check(&hops(ttl), cause, Impact::ConnectionBroken);
+    }
+    let unknown = Facts {
+        known: hops(255).known & !known::HANDSHAKE_TTL,
+        ..hops(255)
+    };
+    check(&unknown, Cause::PeerAbort, Impact::ConnectionBroken);
+    // Four milliseconds a jiffy: 8 and one that may have begun are less than 40.
+
+    let fast = |idle_tx| with_idle_tx(with_ttl(asked, 53), idle_tx);
+    check(&fast(8), Cause::Forged, Impact::ConnectionBroken);
+    check(&fast(9), Cause::PeerAbort, Impact::ConnectionBroken);
+    let alone = Facts {
+        idle_tx: 8,
+        ..asked
+    };
+    check(&alone, Cause::PeerAbort, Impact::ConnectionBroken);
+    let nothing_acknowledged = Facts {
+        acknowledges_all: 0,
+        ..fast(8)
+    };
+    check(
+        &nothing_acknowledged,
+        Cause::PeerAbort,
+        Impact::ConnectionBroken,
+    );
+    let unmeasured = Facts {
+        min_rtt_us: u32::MAX,
+        ..fast(8)
+    };
+    check(&unmeasured, Cause::PeerAbort, Impact::ConnectionBroken);
+    // Whose timer fired matters more than who told.
+    let stale = Facts {
+        ttl: 255,
+        idle_segment: 60_000,
+        idle_rx: 60_000,
+        idle_tx: 0,
+        ..asked
+    };
+    check(&stale, Cause::StaleReuse, Impact::ConnectionBroken);
+}
+
 #[test]
 fn the_peer_had_closed() {
     let closed = |state, unacked, unsent| {
