@@ -1,6 +1,7 @@
 //! The daemon's own work on one core: an event from the ring buffer to whoever watches, and a
 //! scrape of everything that can be counted.
 
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
@@ -263,5 +264,6 @@ fn snapshot(are_served: bool) -> Snapshot {
             blindness: Blindness::None,
         },
         served: if are_served { served.collect() } else { vec![] },
+        incidents: BTreeMap::new(),
     }
 }

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use jiff::Timestamp;
 use rst_common::cause::Cause;
 
 use crate::config::{DEFAULT_SOCKET, Overrides};
 use crate::filter::Filter;
+use crate::incidents::command::since;
 
 /// Says why TCP connections are reset
 #[derive(Debug, Parser)]
@@ -24,6 +26,8 @@ pub enum Command {
     Daemon(DaemonArgs),
     /// Show each reset as it happens, from a running daemon
     Watch(WatchArgs),
+    /// Show reset spikes and what they were, from a running daemon
+    Incidents(IncidentsArgs),
     /// Say what a cause means, what it rests on, how to confirm and mend it
     Explain {
         /// The cause; without one, the list of all
@@ -75,6 +79,21 @@ pub struct WatchArgs {
     /// Which resets to show
     #[command(flatten)]
     pub filter: Filter,
+}
+
+/// Flags of `rst incidents`.
+#[derive(Debug, Args)]
+pub struct IncidentsArgs {
+    /// Only those that were open at this time or later: how long ago (1h, 2d), or when
+    /// (2026-11-20, 2026-11-20T14:00, RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub since: Option<Timestamp>,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+    /// The daemon's UNIX socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
 }
 
 /// Commands of `rst config`.
@@ -150,6 +169,7 @@ mod tests {
             "rst daemon --details-per-second -1",
             "rst watch --peer nobody",
             "rst watch extra",
+            "rst incidents --since yesterday",
             "rst explain nonsense",
             &format!("rst daemon --socket /{}", "x".repeat(107)),
         ] {

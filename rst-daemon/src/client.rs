@@ -1,4 +1,5 @@
-//! The other end of `/api/v1/stream`: what `rst watch` reads.
+//! The other end of `/api/v1/stream` and `/api/v1/incidents`: what `rst watch` and
+//! `rst incidents` read.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use serde::Deserialize;
 use thiserror::Error;
 use tokio::net::UnixStream;
@@ -17,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::filter::Filter;
+use crate::incident::Incident;
 use crate::reset::{Reset, Restarted, Told};
 use crate::text;
 
@@ -100,6 +103,38 @@ impl Drop for Connection {
     }
 }
 
+/// Longest list of incidents that is read.
+const MAX_INCIDENTS: usize = 64 << 20;
+
+/// Asks the daemon behind the socket for the incidents that were open at `since` or
+/// later; all that it remembers where that is not given.
+pub async fn incidents(
+    socket: &Path,
+    since: Option<Timestamp>,
+) -> Result<Vec<Incident>, ClientError> {
+    let io = connect(socket).await?;
+    let query = since.map_or(String::new(), |since| format!("?since={since}"));
+    let answer = async {
+        let asked = ask(io, &format!("/api/v1/incidents{query}")).await;
+        let (answer, _connection) = asked.map_err(|error| not_rst(socket, &error.to_string()))?;
+        match answer.status() {
+            StatusCode::OK => {}
+            StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR => {
+                return Err(ClientError::Refused(message(answer).await));
+            }
+            status => return Err(not_rst(socket, &format!("it answers {status}"))),
+        }
+        let body = Limited::new(answer.into_body(), MAX_INCIDENTS)
+            .collect()
+            .await;
+        let body = body.map_err(|error| not_rst(socket, &error.to_string()))?;
+        serde_json::from_slice(&body.to_bytes()).map_err(|error| event_error(&error))
+    };
+    timeout(ANSWER_TIMEOUT, answer)
+        .await
+        .map_err(|_| ClientError::Silent(ANSWER_TIMEOUT))?
+}
+
 /// Asks the daemon behind the socket for the resets that the filter wants,
 /// from now on.
 pub async fn stream(socket: &Path, filter: &Filter) -> Result<Stream, ClientError> {
@@ -113,7 +148,11 @@ async fn stream_within(
     silence: Duration,
 ) -> Result<Stream, ClientError> {
     let io = connect(socket).await?;
-    let asked = timeout(patience, ask(io, filter)).await;
+    let asked = timeout(
+        patience,
+        ask(io, &format!("/api/v1/stream?{}", filter.to_query())),
+    )
+    .await;
     let (answer, connection) = asked
         .map_err(|_| ClientError::Silent(patience))?
         .map_err(|error| not_rst(socket, &error.to_string()))?;
@@ -162,18 +201,15 @@ async fn connect(socket: &Path) -> Result<UnixStream, ClientError> {
 
 async fn ask(
     io: UnixStream,
-    filter: &Filter,
+    target: &str,
 ) -> Result<(Response<Incoming>, Connection), hyper::Error> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await?;
     let connection = Connection(tokio::spawn(async move {
         // The body reports the same error.
         let _ = connection.await;
     }));
-    let query = filter.to_query();
     let mut request = Request::new(Empty::<Bytes>::new());
-    *request.uri_mut() = format!("/api/v1/stream?{query}")
-        .parse()
-        .expect("the query is percent-encoded");
+    *request.uri_mut() = target.parse().expect("the query is percent-encoded");
     let host = hyper::header::HeaderValue::from_static("localhost");
     request.headers_mut().insert(HOST, host);
     Ok((sender.send_request(request).await?, connection))

@@ -8,10 +8,13 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use thiserror::Error;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+use crate::spike::Parameters;
 
 /// The file that is read when none is named.
 pub const DEFAULT_PATH: &str = "/etc/rst/rst.toml";
@@ -46,6 +49,12 @@ const MAX_MEMORY: RangeInclusive<u32> = 16..=65_536;
 
 /// Fewest and most sockets, or closed connections, remembered.
 const REMEMBERED: RangeInclusive<u32> = 64..=1 << 26;
+
+/// Fewest and most resets that an incident has at least.
+const INCIDENT_RESETS: RangeInclusive<u32> = 1..=1_000_000;
+
+/// Shortest and longest time before incidents, and after one.
+const INCIDENT_SECONDS: RangeInclusive<u32> = 2..=86_400;
 
 /// PostgreSQL, MySQL, Redis, MongoDB, Cassandra, Kafka, AMQP, etcd, gRPC's usual
 /// one: protocols that pipeline, push, or speak in both directions at once.
@@ -83,6 +92,13 @@ pub struct Config {
     pub max_memory_mb: u32,
     /// Connections remembered for two minutes after their end, in eights.
     pub closed_connections: u32,
+    /// Fewest resets that can be an incident.
+    pub incident_min_resets: u32,
+    /// Time after the start, and after a service is first seen, without incidents,
+    /// seconds.
+    pub incident_warmup_seconds: u32,
+    /// Time without a spike after which an incident is over, seconds.
+    pub incident_close_seconds: u32,
 }
 
 impl Default for Config {
@@ -101,6 +117,9 @@ impl Default for Config {
             max_cpu_percent: 25,
             max_memory_mb: 64,
             closed_connections: 4000,
+            incident_min_resets: 10,
+            incident_warmup_seconds: 300,
+            incident_close_seconds: 120,
         }
     }
 }
@@ -243,6 +262,13 @@ impl Config {
             "max_memory_mb" => integer(content, MAX_MEMORY).map(|size| self.max_memory_mb = size),
             "closed_connections" => integer(content, REMEMBERED)
                 .map(|connections| self.closed_connections = connections),
+            "incident_min_resets" => {
+                integer(content, INCIDENT_RESETS).map(|resets| self.incident_min_resets = resets)
+            }
+            "incident_warmup_seconds" => integer(content, INCIDENT_SECONDS)
+                .map(|seconds| self.incident_warmup_seconds = seconds),
+            "incident_close_seconds" => integer(content, INCIDENT_SECONDS)
+                .map(|seconds| self.incident_close_seconds = seconds),
             _ => {
                 let message = format!(
                     "unknown key `{}`; remove it, or see `rst config example` for the keys there are",
@@ -252,6 +278,17 @@ impl Config {
             }
         };
         result.map_err(|message| (value.span(), format!("`{name}` {message}")))
+    }
+
+    /// What makes an incident.
+    #[must_use]
+    pub fn spikes(&self) -> Parameters {
+        Parameters {
+            min_resets: self.incident_min_resets,
+            warmup: Duration::from_secs(self.incident_warmup_seconds.into()),
+            calm: Duration::from_secs(self.incident_close_seconds.into()),
+            ..Parameters::default()
+        }
     }
 
     /// These settings with the flags applied.
@@ -374,7 +411,7 @@ mod tests {
     use super::*;
     use crate::testing::TempDir;
 
-    const KEYS: [&str; 13] = [
+    const KEYS: [&str; 16] = [
         "listen",
         "socket",
         "details_per_second",
@@ -388,6 +425,9 @@ mod tests {
         "closed_connections",
         "max_cpu_percent",
         "max_memory_mb",
+        "incident_min_resets",
+        "incident_warmup_seconds",
+        "incident_close_seconds",
     ];
 
     fn parse(text: &str) -> Result<Config, String> {
@@ -416,7 +456,9 @@ mod tests {
                     ring_bytes = 0x1000\nmax_series = 1_000_000\nmax_ports = 1\n\
                     max_workloads = 2\nidle_ms = 10\n\
                     multiplexed_ports = [1, 65535]\ntracked_sockets = 100\n\
-                    closed_connections = 64\nmax_cpu_percent = 3\nmax_memory_mb = 100\n";
+                    closed_connections = 64\nmax_cpu_percent = 3\nmax_memory_mb = 100\n\
+                    incident_min_resets = 1\nincident_warmup_seconds = 2\n\
+                    incident_close_seconds = 86400\n";
         let expected = Config {
             listen: "[::1]:9".parse().unwrap(),
             socket: "/s".into(),
@@ -431,6 +473,9 @@ mod tests {
             closed_connections: 64,
             max_cpu_percent: 3,
             max_memory_mb: 100,
+            incident_min_resets: 1,
+            incident_warmup_seconds: 2,
+            incident_close_seconds: 86_400,
         };
         assert_eq!(parse(text), Ok(expected));
     }

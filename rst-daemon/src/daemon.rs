@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::cost::{self, ProbeCost};
 use crate::governor::{Limits, Shed};
 use crate::hub::Hub;
+use crate::incidents::{self, Book};
 use crate::join::Joiner;
 use crate::kernel::counters::{Counters, Counts};
 use crate::kernel::load::{self, LoadError, Settings};
@@ -133,6 +134,7 @@ impl Tracer {
                 config.max_workloads,
             )),
             listeners: kernel.listeners,
+            recent: Mutex::default(),
         });
         // Tens of megabytes, which reading the kernel's BTF took.
         cost::give_memory_back();
@@ -270,6 +272,9 @@ pub async fn run(
         programs: Arc::clone(&programs),
     };
     let ledger = Ledger::start(tracer.blindness, || weighed.read().map(|(_, ours)| ours))?;
+    let weighed = Arc::new(Mutex::new(weighed));
+    let host = tracer.publisher.host();
+    let book = Arc::new(Mutex::new(Book::new(host.joiner.host().to_owned())));
 
     let inside = Arc::new(Mutex::new(Inside {
         status: tracer.status(),
@@ -281,12 +286,17 @@ pub async fn run(
         hub,
         ready: ready.clone(),
         scrape: scrape(
-            weighed,
+            Arc::clone(&weighed),
             ledger,
             Arc::clone(&inside),
-            tracer.publisher.host(),
+            Arc::clone(&host),
+            Arc::clone(&book),
             &config,
         ),
+        incidents: {
+            let book = Arc::clone(&book);
+            Arc::new(move |since| incidents::run::api(&book, since))
+        },
     });
     // The real port, where any was asked for.
     let address = listener.local_addr().unwrap_or(config.listen);
@@ -302,6 +312,15 @@ pub async fn run(
         limits(&config),
         Arc::clone(&inside),
         commands.clone(),
+    ));
+    let incidents = tokio::spawn(incidents::run::watch(
+        host,
+        book,
+        config.spikes(),
+        move || {
+            let tally = lock(&weighed).counters.tally();
+            tally.map_err(|error| format!("cannot read the counts: {error}"))
+        },
     ));
     let mut signal = signal(SignalKind::user_defined1()).map_err(DaemonError::Signal)?;
     let blind = ready.clone();
@@ -323,6 +342,7 @@ pub async fn run(
         .run(shutdown, commanded, |status| lock(&inside).status = status)
         .await;
     cost.abort();
+    incidents.abort();
     detach.abort();
     // Nobody listens when both servers have ended by themselves; fine.
     let _ = stop.send(true);
@@ -401,17 +421,18 @@ impl Weighed {
 }
 
 fn scrape(
-    weighed: Weighed,
+    weighed: Arc<Mutex<Weighed>>,
     ledger: Ledger,
     inside: Arc<Mutex<Inside>>,
     host: Arc<Host>,
+    book: Arc<Mutex<Book>>,
     config: &Config,
 ) -> Scrape {
-    let ledger = Mutex::new((weighed, ledger));
+    let ledger = Mutex::new(ledger);
     let max_series = config.max_series;
     let max_ports = usize::try_from(config.max_ports).unwrap_or(usize::MAX);
     Arc::new(move || {
-        let (weighed, ledger) = &mut *lock(&ledger);
+        let (ledger, weighed) = (&mut *lock(&ledger), &mut *lock(&weighed));
         let mut read = || weighed.read().map_err(|error| error.to_string());
         let (counts, ours) = read()?;
         let ledger = ledger.read(ours, || read().map(|(_, ours)| ours))?;
@@ -442,6 +463,7 @@ fn scrape(
             workloads,
             served,
             ledger: ledger.clone(),
+            incidents: lock(&book).totals(),
         };
         metrics::render(&snapshot, |raw| host.joiner.known_reason(raw))
             .map_err(|error| error.to_string())

@@ -199,7 +199,7 @@ impl Joiner {
             packet: packet(event),
             forgery: forgery(facts, hz),
             restart: None,
-            hint: hint::hint(cause, gaps(cause, facts, hz, keepalive_ms(event, hz))),
+            hint: hint::hint(cause, gaps_of(cause, event, hz)),
             advice: Some(cause.text().fix.to_owned()),
         }
     }
@@ -270,11 +270,17 @@ fn keepalive_ms(event: &Event, hz: Hz) -> Option<u64> {
         .then(|| hz.milliseconds(event.keepalive_time))
 }
 
+/// The silences before the reset that an event tells of.
+#[must_use]
+pub fn gaps_of(cause: Cause, event: &Event, hz: Hz) -> Gaps {
+    gaps(cause, &event.facts, hz, keepalive_ms(event, hz))
+}
+
 /// What an event of one connection tells of the service's timers.
 #[must_use]
 pub fn observation(event: &Event, reset: &Reset, hz: Hz) -> Option<(Key, Observation)> {
     let cause = Cause::from_byte(event.cause)?;
-    let gaps = gaps(cause, &event.facts, hz, keepalive_ms(event, hz));
+    let gaps = gaps_of(cause, event, hz);
     let role = Role::from_byte(event.role)?;
     let (local, remote) = (reset.local?, reset.remote?);
     let key = Key {

@@ -2,7 +2,7 @@
 //! them with what the host knows, serve them.
 //!
 //! I/O lives in `kernel`, `serve`, `client`, `print`, `workload::cgroups`,
-//! `process`, `publish` and `daemon`; all else between an [`rst_common::event::Event`] and its
+//! `process`, `publish`, `incidents::run` and `daemon`; all else between an [`rst_common::event::Event`] and its
 //! text, JSON or metrics is pure.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
@@ -19,6 +19,8 @@ pub mod filter;
 pub mod governor;
 pub mod hint;
 pub mod hub;
+pub mod incident;
+pub mod incidents;
 pub mod join;
 pub mod kernel;
 pub mod ledger;
@@ -30,6 +32,7 @@ pub mod publish;
 pub mod reset;
 pub mod restart;
 pub mod serve;
+pub mod spike;
 pub mod text;
 pub mod watch;
 pub mod workload;

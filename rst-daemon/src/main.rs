@@ -6,12 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use rst_daemon::cli::{Cli, Command, ConfigCommand, DaemonArgs, WatchArgs};
+use rst_daemon::cli::{Cli, Command, ConfigCommand, DaemonArgs, IncidentsArgs, WatchArgs};
 use rst_daemon::config::{self, Config, ConfigError};
 use rst_daemon::filter::Filter;
 use rst_daemon::hub::Hub;
 use rst_daemon::print::{self, Format};
-use rst_daemon::{daemon, explain, watch};
+use rst_daemon::{daemon, explain, incidents, watch};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{Level, warn};
 use tracing_subscriber::filter::Targets;
@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Daemon(args) => run_daemon(args),
         Command::Watch(args) => run_watch(args).map_err(Failure::from),
+        Command::Incidents(args) => run_incidents(args).map_err(Failure::from),
         Command::Explain { cause } => {
             print_line(cause.map_or_else(explain::list, explain::cause).trim_end())
                 .map_err(Failure::from)
@@ -92,6 +93,10 @@ fn run_watch(args: WatchArgs) -> anyhow::Result<()> {
         let stop = stop_signal()?;
         Ok(watch::run(args, stop).await?)
     })
+}
+
+fn run_incidents(args: IncidentsArgs) -> anyhow::Result<()> {
+    Ok(runtime()?.block_on(incidents::command::run(args))?)
 }
 
 fn check_config(file: &std::path::Path) -> Result<(), Failure> {

@@ -16,6 +16,7 @@ use rst_common::history::BUCKETS;
 use crate::clock::Hz;
 use crate::cost::ProbeCost;
 use crate::governor::Shed;
+use crate::incidents::{Of, Total};
 use crate::kernel::counters::{Connections, Counts, Histogram as Counted, Label};
 use crate::kernel::listeners::Served;
 use crate::kernel::probes::PROBES;
@@ -55,6 +56,8 @@ pub struct Snapshot {
     pub served: Vec<Served>,
     /// The kernel's own counters, and ours against them.
     pub ledger: Report,
+    /// How many incidents there have been, and are.
+    pub incidents: BTreeMap<Of, Total>,
 }
 
 impl Snapshot {
@@ -64,6 +67,19 @@ impl Snapshot {
             Label::Value(id) => self.workloads.get(&id).map_or(UNKNOWN, |name| name),
             Label::Other => OTHER,
         }
+    }
+}
+
+/// Names of workloads by their numbers.
+pub type Names = HashMap<u64, Arc<str>>;
+
+/// What a workload is called in the metrics, by the names of those that have one.
+#[must_use]
+pub fn workload_name(names: &Names, workload: Label<u64>) -> Arc<str> {
+    match workload {
+        Label::None => UNKNOWN.into(),
+        Label::Value(id) => names.get(&id).map_or_else(|| UNKNOWN.into(), Arc::clone),
+        Label::Other => OTHER.into(),
     }
 }
 
@@ -111,6 +127,7 @@ fn families(snapshot: &Snapshot, reason: impl Fn(u8) -> Option<String>) -> Vec<M
     ];
     families.extend(detail(snapshot));
     families.extend(ledger(snapshot));
+    families.extend(incidents(snapshot));
     families.extend(own(snapshot));
     families
 }
@@ -175,6 +192,26 @@ fn ledger(snapshot: &Snapshot) -> [MetricFamily; 6] {
                 vec![],
                 usize::try_from(snapshot.ledger.unaccounted).unwrap_or(usize::MAX),
             )],
+        ),
+    ]
+}
+
+/// Spikes of resets.
+fn incidents(snapshot: &Snapshot) -> [MetricFamily; 2] {
+    fn labels((workload, cause): &Of) -> Labels<'_> {
+        vec![("workload", &**workload), ("cause", cause.label())]
+    }
+    let all = || snapshot.incidents.iter();
+    [
+        counter(
+            "rst_incidents_total",
+            "Spikes of resets.",
+            all().map(|(of, total)| (labels(of), total.opened)),
+        ),
+        gauge(
+            "rst_incident_active",
+            "Spikes of resets that go on.",
+            all().map(|(of, total)| (labels(of), total.active)),
         ),
     ]
 }

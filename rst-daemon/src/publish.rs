@@ -18,6 +18,7 @@ use tracing::{Level, debug, enabled, info};
 use crate::clock::{Hz, WallClock};
 use crate::hint::estimator::Estimator;
 use crate::hub::Hub;
+use crate::incidents::recent::Recent;
 use crate::join::{self, Joiner, owner_source};
 use crate::kernel::listeners::{Address, Listeners, Stopped};
 use crate::metrics::OwnersFound;
@@ -36,6 +37,8 @@ pub struct Host {
     pub resolver: Mutex<Resolver>,
     /// Who listens, and who has listened.
     pub listeners: Listeners,
+    /// The last events by which something was lost.
+    pub recent: Mutex<Recent>,
 }
 
 impl Host {
@@ -52,7 +55,7 @@ impl Host {
     }
 
     /// The reset that an event tells of.
-    fn tell(&self, event: &Event, clock: WallClock) -> Reset {
+    pub(crate) fn tell(&self, event: &Event, clock: WallClock) -> Reset {
         let of = self.resolver().resolve(event.workload, Instant::now());
         let holder = self.joiner.holder_of(event);
         let running = holder.and_then(|(pid, born)| process::running(pid, born));
@@ -61,7 +64,7 @@ impl Host {
 
     /// Who had listened where a segment went that found nobody. The process is told
     /// where it ended with it, or runs still: it may have left the socket to others.
-    fn gone(&self, event: &Event, at: Address) -> Option<(Stopped, Option<Workload>)> {
+    pub(crate) fn gone(&self, event: &Event, at: Address) -> Option<(Stopped, Option<Workload>)> {
         let stopped = self.listeners.stopped(at.netns, at.port)?;
         // It may have come and gone since.
         if stopped.at_ns > event.ktime_ns {
@@ -74,7 +77,8 @@ impl Host {
         Some((Stopped { pid, ..stopped }, workload))
     }
 
-    fn workload(&self, id: u64) -> Option<Workload> {
+    /// A workload by its number.
+    pub(crate) fn workload(&self, id: u64) -> Option<Workload> {
         self.resolver().resolve(id, Instant::now()).workload
     }
 
@@ -96,13 +100,18 @@ impl Host {
         }
     }
 
+    /// The last events by which something was lost.
+    pub(crate) fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn resolver(&self) -> MutexGuard<'_, Resolver> {
         self.resolver.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Where a segment went that found no listener where there had been one.
-fn address(event: &Event) -> Option<Address> {
+pub(crate) fn address(event: &Event) -> Option<Address> {
     if event.facts.listened != Listened::Before as u8 {
         return None;
     }
@@ -168,6 +177,7 @@ impl Publisher {
     /// Takes one event in.
     pub fn take(&mut self, event: Event) {
         self.insight.owners[owner_source(&event) as usize] += 1;
+        self.host.recent().push(&event);
         if enabled!(Level::DEBUG) {
             self.insight.check(&event);
         }

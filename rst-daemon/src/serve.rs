@@ -20,6 +20,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
@@ -44,6 +45,10 @@ use stall::Stall;
 /// It is called on the server's thread.
 pub type Scrape = Arc<dyn Fn() -> Result<Vec<u8>, String> + Send + Sync>;
 
+/// Produces the incidents that were open at a moment or later as a JSON array, or says
+/// why it can't.
+pub type Incidents = Arc<dyn Fn(Timestamp) -> Result<Vec<u8>, String> + Send + Sync>;
+
 /// What is served.
 pub struct Serve {
     /// Where streams get their resets.
@@ -52,6 +57,8 @@ pub struct Serve {
     pub ready: Readiness,
     /// What `/metrics` tells.
     pub scrape: Scrape,
+    /// What `/api/v1/incidents` tells.
+    pub incidents: Incidents,
 }
 
 impl fmt::Debug for Serve {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::incident::{Incident, Peer};
 use crate::reset::{
     Endpoint, Keepalive, Owner, Packet, Reset, Restart, Restarted, VERSION, Workload,
 };
@@ -89,6 +90,47 @@ pub(crate) fn restarted() -> Restarted {
             started: Some("2026-11-20T14:32:03.2Z".parse().unwrap()),
             resets: 57,
         },
+    }
+}
+
+/// An incident that is over, with everything that the text form prints.
+pub(crate) fn incident() -> Incident {
+    let time = |time: &str| time.parse().unwrap();
+    Incident {
+        v: VERSION,
+        id: "1795225402-1".into(),
+        host: "web1".into(),
+        workload: "gunicorn.service".into(),
+        role: "server".into(),
+        port: Some(8000),
+        cause: "refused".into(),
+        impact: "connect_failed".into(),
+        opened: time("2026-11-20T14:32:04Z"),
+        closed: Some(time("2026-11-20T14:34:14Z")),
+        first: time("2026-11-20T14:32:00Z"),
+        last: time("2026-11-20T14:32:12Z"),
+        resets: 163,
+        connections: 20,
+        usual_per_second: 0.01,
+        usual_now: false,
+        described: 163,
+        peers: vec![
+            Peer {
+                ip: "10.0.1.7".parse().unwrap(),
+                resets: 103,
+                uncertain: 0,
+            },
+            Peer {
+                ip: "2001:db8::1".parse().unwrap(),
+                resets: 60,
+                uncertain: 10,
+            },
+        ],
+        idle_ms: Some(60_012),
+        restarts: vec![restarted().restart],
+        samples: vec![reset()],
+        hint: Some("matches the 60 s idle timeout of AWS ALB".into()),
+        advice: "start the service".into(),
     }
 }
 

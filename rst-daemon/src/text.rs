@@ -87,6 +87,30 @@ pub fn restarted(restarted: &Restarted, style: &Style) -> String {
     )
 }
 
+/// A restart in words.
+#[must_use]
+pub fn restart(restart: &Restart) -> String {
+    let Restart {
+        workload,
+        stopped,
+        started,
+        resets,
+    } = restart;
+    let name = workload
+        .as_ref()
+        .map_or("a service".to_owned(), |workload| safe(&workload.name));
+    let were = if *resets == 1 { "reset" } else { "resets" };
+    let gap = started
+        .and_then(|started| u64::try_from(started.duration_since(*stopped).as_millis()).ok());
+    match gap {
+        Some(gap) => format!(
+            "{name} was not listening for {}: {resets} {were} in between",
+            time(gap)
+        ),
+        None => format!("{name} has stopped listening: {resets} {were} since"),
+    }
+}
+
 /// Whether a reset is what the other end tells of the one printed before it.
 #[must_use]
 pub fn is_other_end(reset: &Reset, before: &Reset) -> bool {
@@ -250,7 +274,8 @@ fn exit(exit: &Exit) -> Option<String> {
 
 /// Always seconds: idle timers are configured in seconds (60, 350, 7200), and
 /// that is how one is recognised.
-fn time(ms: u64) -> String {
+#[must_use]
+pub fn time(ms: u64) -> String {
     if ms < 1000 {
         format!("{ms}ms")
     } else {

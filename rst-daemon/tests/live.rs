@@ -51,6 +51,8 @@ mod forged;
 mod governor;
 #[path = "live/idle.rs"]
 mod idle;
+#[path = "live/incidents.rs"]
+mod incidents;
 #[path = "live/ledger.rs"]
 mod ledger;
 #[path = "live/listeners.rs"]

@@ -87,6 +87,26 @@ proptest! {
     }
 }
 
+/// What the daemon answers when it is asked for incidents.
+fn incidents() -> Vec<u8> {
+    text::json(&[testing::incident()]).unwrap().into_bytes()
+}
+
+#[test]
+fn incidents_are_asked_for() {
+    testing::run(async {
+        let daemon = Daemon::start(Limits::default());
+        for since in [None, Some(jiff::Timestamp::UNIX_EPOCH)] {
+            let got = super::incidents(&daemon.dir.join("rst.sock"), since).await;
+            assert_eq!(got.unwrap(), [testing::incident()]);
+        }
+        let absent = super::incidents(&daemon.dir.join("none.sock"), None).await;
+        assert!(matches!(absent, Err(ClientError::NoDaemon(_))));
+        daemon.stop.send(true).unwrap();
+        daemon.server.await.unwrap();
+    });
+}
+
 struct Daemon {
     dir: TempDir,
     hub: Hub,
@@ -103,6 +123,7 @@ impl Daemon {
             hub: hub.clone(),
             ready: Readiness::new(),
             scrape: Arc::new(|| Ok(Vec::new())),
+            incidents: Arc::new(|_| Ok(incidents())),
         });
         let (stop, shutdown) = watch::channel(false);
         let server = tokio::spawn(serve_unix_within(limits, bound, serve, shutdown));

@@ -96,6 +96,15 @@ impl Histogram {
     }
 }
 
+/// The counts that a spike shows in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Resets by series.
+    pub resets: BTreeMap<Series, u64>,
+    /// Connections that were made.
+    pub connections: BTreeMap<Connections, u64>,
+}
+
 /// All counts at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -199,6 +208,20 @@ impl Counters {
         }
     }
 
+    /// Reads the resets and the connections that have a key: the least that shows a
+    /// spike. What is taken back a moment later may be in it.
+    pub fn tally(&mut self) -> io::Result<Tally> {
+        let mut tally = Tally::default();
+        for (series, [resets, retracted]) in self.read_series()?.values {
+            let published = self.published.get(&series).copied().unwrap_or_default();
+            let resets = resets.saturating_sub(retracted).max(published);
+            tally.resets.insert(series, resets);
+        }
+        tally.connections =
+            read_connections(&self.maps.connections, &self.maps.connections_overflow)?;
+        Ok(tally)
+    }
+
     /// Reads everything.
     pub fn read(&mut self) -> io::Result<Counts> {
         let ages = self.read_ages()?;
@@ -268,6 +291,13 @@ impl Counters {
     }
 
     fn read_raw(&self) -> io::Result<Raw> {
+        let mut raw = self.read_series()?;
+        self.read_overflow(&mut raw)?;
+        Ok(raw)
+    }
+
+    /// What has a key.
+    fn read_series(&self) -> io::Result<Raw> {
         let mut raw = Raw::default();
         self.maps.resets.each(|key, values| {
             raw.entries += 1;
@@ -285,6 +315,11 @@ impl Counters {
                 gaps.sum += gap;
             }
         })?;
+        Ok(raw)
+    }
+
+    /// What had no room for one.
+    fn read_overflow(&self, raw: &mut Raw) -> io::Result<()> {
         for index in 0..self.maps.overflow.len() {
             let [resets, retracted, ..] = sum(&get(&self.maps.overflow, index)?);
             if resets == 0 && retracted == 0 {
@@ -315,7 +350,7 @@ impl Counters {
                 raw.gaps.insert((*cause, Label::Other, Label::Other), gaps);
             }
         }
-        Ok(raw)
+        Ok(())
     }
 
     /// Ages as counted, before any are taken back.

@@ -73,6 +73,7 @@ fn snapshot() -> Snapshot {
             port: 80,
         }],
         ledger: ledger(),
+        incidents: BTreeMap::new(),
     }
 }
 

@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 
 use crate::filter::Filter;
@@ -17,6 +18,7 @@ use crate::serve::{Limits, Serve};
 /// Content type of the Prometheus text format.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
 
 /// Any answer's body.
@@ -38,6 +40,7 @@ enum Route {
     Live,
     Ready,
     Stream(Arc<Semaphore>),
+    Incidents,
 }
 
 /// Answers one request. The client is not trusted.
@@ -47,6 +50,7 @@ pub(super) fn respond(serve: &Serve, offer: &Offer, request: &Request<impl Body>
         ("/livez", _) => Route::Live,
         ("/readyz", _) => Route::Ready,
         ("/api/v1/stream", Some(places)) => Route::Stream(Arc::clone(places)),
+        ("/api/v1/incidents", Some(_)) => Route::Incidents,
         _ => return text(StatusCode::NOT_FOUND, "not found"),
     };
     if request.method() != Method::GET && request.method() != Method::HEAD {
@@ -72,7 +76,26 @@ pub(super) fn respond(serve: &Serve, offer: &Offer, request: &Request<impl Body>
             StatusCode::SERVICE_UNAVAILABLE,
             "probes are not attached yet",
         ),
+        Route::Incidents => incidents(serve, request.uri().query().unwrap_or_default()),
         Route::Stream(places) => stream(serve, offer, places, request),
+    }
+}
+
+/// The query is `since=` with a time of RFC 3339, or empty: all that are remembered.
+fn incidents(serve: &Serve, query: &str) -> Answer {
+    let since = match query.strip_prefix("since=") {
+        Some(time) => time.parse().ok(),
+        None => query.is_empty().then_some(Timestamp::MIN),
+    };
+    let Some(since) = since else {
+        return text(
+            StatusCode::BAD_REQUEST,
+            "bad query: write since= and a time such as 2026-11-20T14:00:00Z, or nothing",
+        );
+    };
+    match (serve.incidents)(since) {
+        Ok(incidents) => answer(StatusCode::OK, JSON, incidents),
+        Err(message) => text(StatusCode::INTERNAL_SERVER_ERROR, message),
     }
 }
 
@@ -141,6 +164,7 @@ mod tests {
             hub: Hub::new(),
             ready: Readiness::new(),
             scrape: Arc::new(move || scrape.clone()),
+            incidents: Arc::new(|since| Ok(format!("[{:?}]", since.to_string()).into())),
         }
     }
 
@@ -188,6 +212,30 @@ mod tests {
             serve.ready.set_ready();
             let got = ask(&serve, &offer, Method::GET, "/readyz").await;
             assert_eq!(got, (200, "ok".into()));
+        });
+    }
+
+    #[test]
+    fn incidents_are_asked_for_since_a_time() {
+        testing::run(async {
+            let serve = serve(Ok(Vec::new()));
+            let bad = "bad query: write since= and a time such as 2026-11-20T14:00:00Z, or nothing";
+            for (query, status, body) in [
+                (
+                    "?since=2026-11-20T14:00:00Z",
+                    200,
+                    "[\"2026-11-20T14:00:00Z\"]",
+                ),
+                ("", 200, "[\"-009999-01-02T01:59:59Z\"]"),
+                ("?since=yesterday", 400, bad),
+                ("?until=2026-11-20T14:00:00Z", 400, bad),
+            ] {
+                let target = format!("/api/v1/incidents{query}");
+                let got = ask(&serve, &offer(1), Method::GET, &target).await;
+                assert_eq!(got, (status, body.into()), "{query}");
+                let (status, _) = ask(&serve, &offer(0), Method::GET, &target).await;
+                assert_eq!(status, 404, "they carry addresses: not on TCP");
+            }
         });
     }
 

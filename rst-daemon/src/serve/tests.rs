@@ -36,6 +36,7 @@ impl Server {
                 let count = scrapes.fetch_add(1, Ordering::Relaxed);
                 Ok(format!("scrapes {count}\n").into_bytes())
             }),
+            incidents: Arc::new(|_| Ok(Vec::new())),
         });
         let (stop, shutdown) = watch::channel(false);
         let tasks = [
@@ -264,6 +265,7 @@ fn a_client_that_does_not_read_its_metrics_is_dropped() {
             hub: Hub::new(),
             ready: Readiness::new(),
             scrape: Arc::new(|| Ok(vec![b'x'; 16 << 20])),
+            incidents: Arc::new(|_| Ok(Vec::new())),
         };
         let (_stop, shutdown) = watch::channel(false);
         let server = tokio::spawn(async move {

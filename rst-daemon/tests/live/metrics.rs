@@ -21,7 +21,12 @@ pub(crate) type Labels = BTreeMap<String, String>;
 pub(crate) type Increase = BTreeMap<Labels, u64>;
 
 /// The gauges that tests look at.
-const GAUGES: [&str; 3] = ["rst_unaccounted_resets", "rst_probe_up", "rst_shed_level"];
+const GAUGES: [&str; 4] = [
+    "rst_unaccounted_resets",
+    "rst_probe_up",
+    "rst_shed_level",
+    "rst_incident_active",
+];
 
 /// All counters at one moment, buckets among them, sums of seconds in
 /// milliseconds, and what is unaccounted.
@@ -110,6 +115,12 @@ impl Scrape {
     /// What a metric without labels stands at.
     pub(crate) fn value(&self, name: &str) -> u64 {
         self.samples[&(name.to_owned(), Labels::new())]
+    }
+
+    /// What a series stands at; 0 where it is not there.
+    pub(crate) fn gauge(&self, name: &str, labels: &Labels) -> u64 {
+        let series = (name.to_owned(), labels.clone());
+        self.samples.get(&series).copied().unwrap_or_default()
     }
 
     /// What all series of a metric add up to.
