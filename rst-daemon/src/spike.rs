@@ -4,8 +4,8 @@
 //! begin and end. For each service (workload, role and port) and each cause, a
 //! [`track::Track`] looks at the last 10 seconds, minute and five minutes:
 //!
-//! - What is to be expected is the larger of three: the rate of the last hour, as
-//!   large a share of the service's connections as in the last hour, and one in a
+//! - What is to be expected is the larger of three: the rate of the last hours, as
+//!   large a share of the service's connections as in that time, and one in a
 //!   thousand of its connections. More resets because of more connections are no spike.
 //! - How far counts stray is learned over a day (the index of dispersion, at least that
 //!   of a Poisson process) on top of a rate that is never known better than to a fifth.
