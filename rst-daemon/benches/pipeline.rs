@@ -253,6 +253,7 @@ fn snapshot(are_served: bool) -> Snapshot {
             .collect(),
         probes: Vec::new(),
         shed: Shed::Nothing,
+        store: None,
         ledger: Report {
             kernel: Values::default(),
             ours: Ours::default(),

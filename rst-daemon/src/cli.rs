@@ -6,9 +6,10 @@ use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
 use rst_common::cause::Cause;
 
-use crate::config::{DEFAULT_SOCKET, Overrides};
+use crate::config::{DEFAULT_DATA_DIR, DEFAULT_SOCKET, Overrides};
 use crate::filter::Filter;
 use crate::incidents::command::since;
+use crate::when::{self, When};
 
 /// Says why TCP connections are reset
 #[derive(Debug, Parser)]
@@ -28,6 +29,8 @@ pub enum Command {
     Watch(WatchArgs),
     /// Show reset spikes and what they were, from a running daemon
     Incidents(IncidentsArgs),
+    /// Show the resets that were stored, whether or not a daemon runs
+    History(HistoryArgs),
     /// Say what a cause means, what it rests on, how to confirm and mend it
     Explain {
         /// The cause; without one, the list of all
@@ -96,6 +99,29 @@ pub struct IncidentsArgs {
     pub socket: PathBuf,
 }
 
+/// Flags of `rst history`.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// Only from then on: 15m, 1h, 2d (ago), 2026-11-20, 2026-11-20T14:00 or RFC 3339
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
+    pub since: Option<When>,
+    /// Only until then, likewise
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
+    pub until: Option<When>,
+    /// The newest so many only
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u32>,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+    /// Where the daemon stores them: its data_dir
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
+    pub data_dir: PathBuf,
+    /// Which resets to show
+    #[command(flatten)]
+    pub filter: Filter,
+}
+
 /// Commands of `rst config`.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
@@ -149,6 +175,26 @@ mod tests {
     }
 
     #[test]
+    fn history_flags() {
+        let line = "rst history --since 1h --until 2026-11-20T14:00:00Z --limit 5 --json \
+                    --data-dir /d --cause refused";
+        let Command::History(args) = parse(line).unwrap().command else {
+            panic!("not history");
+        };
+        assert_eq!(
+            args.since,
+            Some(When::Ago(jiff::SignedDuration::from_hours(1)))
+        );
+        assert_eq!(
+            args.until,
+            Some(When::At("2026-11-20T14:00:00Z".parse().unwrap()))
+        );
+        assert_eq!((args.limit, args.json), (Some(5), true));
+        assert_eq!(args.data_dir, PathBuf::from("/d"));
+        assert_eq!(args.filter.cause, Some(Cause::Refused));
+    }
+
+    #[test]
     fn config_commands() {
         let Command::Config(command) = parse("rst config check /f").unwrap().command else {
             panic!("not config");
@@ -170,6 +216,8 @@ mod tests {
             "rst watch --peer nobody",
             "rst watch extra",
             "rst incidents --since yesterday",
+            "rst history --since yesterday",
+            "rst history --limit -1",
             "rst explain nonsense",
             &format!("rst daemon --socket /{}", "x".repeat(107)),
         ] {
@@ -203,6 +251,7 @@ mod tests {
             defaults.listen.to_string(),
             defaults.socket.display().to_string(),
             defaults.details_per_second.to_string(),
+            defaults.data_dir.display().to_string(),
             crate::config::DEFAULT_PATH.into(),
         ] {
             assert!(help.contains(&format!("[default: {value}")), "{value}");

@@ -15,12 +15,16 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::spike::Parameters;
+use crate::when;
 
 /// The file that is read when none is named.
 pub const DEFAULT_PATH: &str = "/etc/rst/rst.toml";
 
 /// The UNIX socket when none is named.
 pub const DEFAULT_SOCKET: &str = "/run/rst/rst.sock";
+
+/// The directory of the store when none is named.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/rst";
 
 /// The commented reference file; it holds the defaults.
 pub const EXAMPLE: &str = include_str!("../dist/rst.toml");
@@ -55,6 +59,11 @@ const INCIDENT_RESETS: RangeInclusive<u32> = 1..=1_000_000;
 
 /// Shortest and longest time before incidents, and after one.
 const INCIDENT_SECONDS: RangeInclusive<u32> = 2..=86_400;
+/// Smallest and largest store, megabytes; 0 is none.
+const STORE_MB: RangeInclusive<u32> = 16..=1 << 20;
+
+/// Shortest time that resets are kept.
+const SHORTEST_STORE: Duration = Duration::from_secs(60);
 
 /// PostgreSQL, MySQL, Redis, MongoDB, Cassandra, Kafka, AMQP, etcd, gRPC's usual
 /// one: protocols that pipeline, push, or speak in both directions at once.
@@ -99,6 +108,12 @@ pub struct Config {
     pub incident_warmup_seconds: u32,
     /// Time without a spike after which an incident is over, seconds.
     pub incident_close_seconds: u32,
+    /// Directory of the store.
+    pub data_dir: PathBuf,
+    /// Disk that the store may take, megabytes; 0 = no store.
+    pub store_max_mb: u32,
+    /// How long a reset is stored.
+    pub store_max_age: Duration,
 }
 
 impl Default for Config {
@@ -120,6 +135,9 @@ impl Default for Config {
             incident_min_resets: 10,
             incident_warmup_seconds: 300,
             incident_close_seconds: 120,
+            data_dir: DEFAULT_DATA_DIR.into(),
+            store_max_mb: 1024,
+            store_max_age: Duration::from_secs(30 * 24 * 3600),
         }
     }
 }
@@ -136,6 +154,9 @@ pub struct Overrides {
     /// Resets described one by one, at most, per second; 0 = counts only [default: 2000]
     #[arg(long, value_name = "N")]
     pub details_per_second: Option<u32>,
+    /// Directory of the store that `rst history` reads [default: /var/lib/rst]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
 }
 
 /// Why there are no settings.
@@ -269,6 +290,9 @@ impl Config {
                 .map(|seconds| self.incident_warmup_seconds = seconds),
             "incident_close_seconds" => integer(content, INCIDENT_SECONDS)
                 .map(|seconds| self.incident_close_seconds = seconds),
+            "data_dir" => data_dir(content).map(|dir| self.data_dir = dir),
+            "store_max_mb" => store_mb(content).map(|size| self.store_max_mb = size),
+            "store_max_age" => store_age(content).map(|age| self.store_max_age = age),
             _ => {
                 let message = format!(
                     "unknown key `{}`; remove it, or see `rst config example` for the keys there are",
@@ -298,6 +322,7 @@ impl Config {
             listen,
             socket,
             details_per_second,
+            data_dir,
         } = overrides;
         if let Some(listen) = listen {
             self.listen = listen;
@@ -307,6 +332,9 @@ impl Config {
         }
         if let Some(limit) = details_per_second {
             self.details_per_second = limit;
+        }
+        if let Some(dir) = data_dir {
+            self.data_dir = dir;
         }
         self
     }
@@ -327,6 +355,40 @@ fn socket(value: &DeValue<'_>) -> Result<PathBuf, String> {
         ));
     }
     socket_flag(text).map_err(|problem| format!("is {problem}"))
+}
+
+fn data_dir(value: &DeValue<'_>) -> Result<PathBuf, String> {
+    let text = string(value)?;
+    if !text.starts_with('/') || text.contains('\0') {
+        return Err(format!(
+            "is {text:?}; write an absolute path, such as {DEFAULT_DATA_DIR:?}"
+        ));
+    }
+    Ok(text.into())
+}
+
+fn store_mb(value: &DeValue<'_>) -> Result<u32, String> {
+    let size = integer(value, 0..=*STORE_MB.end())?;
+    if size != 0 && !STORE_MB.contains(&size) {
+        return Err(format!(
+            "is {size}; write 0 for no store, or a number from {} to {}",
+            STORE_MB.start(),
+            STORE_MB.end()
+        ));
+    }
+    Ok(size)
+}
+
+fn store_age(value: &DeValue<'_>) -> Result<Duration, String> {
+    let text = string(value)?;
+    when::duration(text)
+        .ok()
+        .filter(|age| *age >= SHORTEST_STORE)
+        .ok_or_else(|| {
+            format!(
+                "is {text:?}; write a duration of a minute at least, such as \"12h\" or \"30d\""
+            )
+        })
 }
 
 /// A socket's path as a flag gives it: it may be relative.
@@ -411,7 +473,7 @@ mod tests {
     use super::*;
     use crate::testing::TempDir;
 
-    const KEYS: [&str; 16] = [
+    const KEYS: [&str; 19] = [
         "listen",
         "socket",
         "details_per_second",
@@ -428,6 +490,9 @@ mod tests {
         "incident_min_resets",
         "incident_warmup_seconds",
         "incident_close_seconds",
+        "data_dir",
+        "store_max_mb",
+        "store_max_age",
     ];
 
     fn parse(text: &str) -> Result<Config, String> {
@@ -458,7 +523,8 @@ mod tests {
                     multiplexed_ports = [1, 65535]\ntracked_sockets = 100\n\
                     closed_connections = 64\nmax_cpu_percent = 3\nmax_memory_mb = 100\n\
                     incident_min_resets = 1\nincident_warmup_seconds = 2\n\
-                    incident_close_seconds = 86400\n";
+                    incident_close_seconds = 86400\n\
+                    data_dir = '/d'\nstore_max_mb = 16\nstore_max_age = '1m'\n";
         let expected = Config {
             listen: "[::1]:9".parse().unwrap(),
             socket: "/s".into(),
@@ -476,6 +542,9 @@ mod tests {
             incident_min_resets: 1,
             incident_warmup_seconds: 2,
             incident_close_seconds: 86_400,
+            data_dir: "/d".into(),
+            store_max_mb: 16,
+            store_max_age: Duration::from_secs(60),
         };
         assert_eq!(parse(text), Ok(expected));
     }
@@ -529,6 +598,20 @@ mod tests {
             ("ring_bytes = 2147483648", "from 4096 to 1073741824"),
             ("ring_bytes = 4095", "from 4096 to 1073741824"),
             (&long, "a path of 108 bytes"),
+            (
+                "data_dir = 'd'",
+                "write an absolute path, such as \"/var/lib/rst\"",
+            ),
+            (
+                "store_max_mb = 15",
+                "write 0 for no store, or a number from 16",
+            ),
+            ("store_max_age = 30", "of type integer; write a string"),
+            (
+                "store_max_age = '59s'",
+                "is \"59s\"; write a duration of a minute",
+            ),
+            ("store_max_age = '30'", "such as \"12h\" or \"30d\""),
         ] {
             let message = parse(text).unwrap_err();
             assert!(message.contains(part), "{message}");
@@ -580,10 +663,12 @@ mod tests {
             listen: Some("0.0.0.0:1".parse().unwrap()),
             socket: None,
             details_per_second: Some(7),
+            data_dir: Some("d".into()),
         };
         let expected = Config {
             listen: "0.0.0.0:1".parse().unwrap(),
             details_per_second: 7,
+            data_dir: "d".into(),
             ..Config::default()
         };
         assert_eq!(Config::default().with(flags), expected);

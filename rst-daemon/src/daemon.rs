@@ -26,6 +26,7 @@ use crate::ledger::{Blindness, Ledger, Ours};
 use crate::metrics::{self, OwnersFound, Snapshot};
 use crate::publish::{Host, Insight, Publisher};
 use crate::serve::{self, BindError, Readiness, Scrape, Serve};
+use crate::store::{self, Gauge, Store};
 use crate::workload::cgroups::Cgroups;
 use crate::workload::resolver::Resolver;
 
@@ -47,6 +48,9 @@ pub enum DaemonError {
     /// SIGUSR1 can't be handled.
     #[error("cannot handle SIGUSR1: {0}")]
     Signal(#[source] io::Error),
+    /// The thread of the store can't be started.
+    #[error("cannot start to write the store: {0}")]
+    Store(#[source] io::Error),
     /// The ring buffer can't be read.
     #[error("cannot read the ring buffer: {0}")]
     Ring(#[source] io::Error),
@@ -262,6 +266,8 @@ pub async fn run(
     let socket = serve::bind_unix(&config.socket)?;
     let listener = serve::bind_tcp(config.listen).await?;
     let (mut tracer, counters) = Tracer::attach(&config, log_kernel, hub.clone())?;
+    let Store { queue, gauge, end } = store::start(&config).map_err(DaemonError::Store)?;
+    tracer.publisher.keep_in(queue);
     info!(
         "the kernel's tables take {}; tracked_sockets, max_series, ring_bytes and closed_connections size them",
         tracer.memory
@@ -291,6 +297,7 @@ pub async fn run(
             Arc::clone(&inside),
             Arc::clone(&host),
             Arc::clone(&book),
+            gauge,
             &config,
         ),
         incidents: {
@@ -346,7 +353,7 @@ pub async fn run(
     detach.abort();
     // Nobody listens when both servers have ended by themselves; fine.
     let _ = stop.send(true);
-    let _ = tokio::join!(tcp, unix);
+    let _ = tokio::join!(tcp, unix, end.wait());
     info!("stopped: probes detached");
     result
 }
@@ -426,6 +433,7 @@ fn scrape(
     inside: Arc<Mutex<Inside>>,
     host: Arc<Host>,
     book: Arc<Mutex<Book>>,
+    store: Option<Gauge>,
     config: &Config,
 ) -> Scrape {
     let ledger = Mutex::new(ledger);
@@ -464,6 +472,7 @@ fn scrape(
             served,
             ledger: ledger.clone(),
             incidents: lock(&book).totals(),
+            store: store.as_ref().map(Gauge::status),
         };
         metrics::render(&snapshot, |raw| host.joiner.known_reason(raw))
             .map_err(|error| error.to_string())

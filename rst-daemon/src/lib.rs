@@ -2,7 +2,7 @@
 //! them with what the host knows, serve them.
 //!
 //! I/O lives in `kernel`, `serve`, `client`, `print`, `workload::cgroups`,
-//! `process`, `publish`, `incidents::run` and `daemon`; all else between an [`rst_common::event::Event`] and its
+//! `process`, `publish`, `incidents::run`, `store`, `history` and `daemon`; all else between an [`rst_common::event::Event`] and its
 //! text, JSON or metrics is pure.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
@@ -18,6 +18,7 @@ pub mod explain;
 pub mod filter;
 pub mod governor;
 pub mod hint;
+pub mod history;
 pub mod hub;
 pub mod incident;
 pub mod incidents;
@@ -33,8 +34,10 @@ pub mod reset;
 pub mod restart;
 pub mod serve;
 pub mod spike;
+pub mod store;
 pub mod text;
 pub mod watch;
+pub mod when;
 pub mod workload;
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use rst_daemon::config::{self, Config, ConfigError};
 use rst_daemon::filter::Filter;
 use rst_daemon::hub::Hub;
 use rst_daemon::print::{self, Format};
-use rst_daemon::{daemon, explain, incidents, watch};
+use rst_daemon::{daemon, explain, history, incidents, watch};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{Level, warn};
 use tracing_subscriber::filter::Targets;
@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Command::Daemon(args) => run_daemon(args),
         Command::Watch(args) => run_watch(args).map_err(Failure::from),
         Command::Incidents(args) => run_incidents(args).map_err(Failure::from),
+        Command::History(args) => history::run(args).map_err(|error| Failure::Failed(error.into())),
         Command::Explain { cause } => {
             print_line(cause.map_or_else(explain::list, explain::cause).trim_end())
                 .map_err(Failure::from)

@@ -22,6 +22,7 @@ use crate::kernel::listeners::Served;
 use crate::kernel::probes::PROBES;
 use crate::kernel::ring::ReaderStats;
 use crate::ledger::{Counter as KernelCounter, Report};
+use crate::store;
 
 /// Label value of what is not known.
 const UNKNOWN: &str = "unknown";
@@ -58,6 +59,8 @@ pub struct Snapshot {
     pub ledger: Report,
     /// How many incidents there have been, and are.
     pub incidents: BTreeMap<Of, Total>,
+    /// How the store stands, where there is one.
+    pub store: Option<store::Status>,
 }
 
 impl Snapshot {
@@ -129,6 +132,7 @@ fn families(snapshot: &Snapshot, reason: impl Fn(u8) -> Option<String>) -> Vec<M
     families.extend(ledger(snapshot));
     families.extend(incidents(snapshot));
     families.extend(own(snapshot));
+    families.extend(snapshot.store.iter().flat_map(stored::families));
     families
 }
 
@@ -601,5 +605,6 @@ fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> Met
     family
 }
 
+mod stored;
 #[cfg(test)]
 mod tests;

@@ -54,6 +54,8 @@ impl Format {
 #[derive(Debug)]
 pub struct Printer {
     format: Format,
+    /// Whether a line of text begins with its day.
+    dated: bool,
     /// The last reset printed.
     last: Option<Arc<Reset>>,
 }
@@ -62,25 +64,51 @@ impl Printer {
     /// Nothing printed yet.
     #[must_use]
     pub fn new(format: Format) -> Self {
-        Self { format, last: None }
+        Self {
+            format,
+            dated: false,
+            last: None,
+        }
     }
 
-    /// Prints one line. As text, what both ends of a connection tell is one story.
+    /// Likewise; lines of text begin with their day.
+    #[must_use]
+    pub fn dated(format: Format) -> Self {
+        Self {
+            dated: true,
+            ..Self::new(format)
+        }
+    }
+
+    /// Prints one line.
     pub fn print(&mut self, told: &Told) -> io::Result<()> {
-        let reset = match told {
-            Told::Reset(reset) => Some(reset),
-            Told::Restarted(_) => None,
+        let Some(line) = self.line(told)? else {
+            return Ok(());
+        };
+        let mut out = io::stdout().lock();
+        writeln!(out, "{line}")?;
+        out.flush()
+    }
+
+    /// The next line, without its newline. As text, what both ends of a connection
+    /// tell is one story: `None` for the second.
+    pub fn line(&mut self, told: &Told) -> io::Result<Option<String>> {
+        let (time, reset) = match told {
+            Told::Reset(reset) => (reset.time, Some(reset)),
+            Told::Restarted(restarted) => (restarted.time, None),
         };
         if let (Format::Text(_), Some(reset), Some(last)) = (&self.format, reset, &self.last)
             && text::is_other_end(reset, last)
         {
-            return Ok(());
+            return Ok(None);
         }
-        let line = self.format.line(told)?;
+        let mut line = self.format.line(told)?;
+        if let (Format::Text(style), true) = (&self.format, self.dated) {
+            let day = time.to_zoned(style.zone.clone()).date();
+            line.insert_str(0, &format!("{day} "));
+        }
         self.last = reset.cloned();
-        let mut out = io::stdout().lock();
-        writeln!(out, "{line}")?;
-        out.flush()
+        Ok(Some(line))
     }
 }
 

@@ -23,8 +23,9 @@ use crate::join::{self, Joiner, owner_source};
 use crate::kernel::listeners::{Address, Listeners, Stopped};
 use crate::metrics::OwnersFound;
 use crate::pairs::Pairs;
-use crate::reset::{Reset, Restart, Restarted, VERSION, Workload};
+use crate::reset::{Reset, Restart, Restarted, Told, VERSION, Workload};
 use crate::restart::{Outages, Over};
+use crate::store::Queue;
 use crate::workload::resolver::Resolver;
 use crate::{basis, hint, process};
 
@@ -144,6 +145,7 @@ const PAIR_DELAY: Duration = Duration::from_millis(20);
 pub struct Publisher {
     host: Arc<Host>,
     hub: Hub,
+    store: Option<Queue>,
     insight: Insight,
     pairs: Pairs,
     outages: Outages,
@@ -156,10 +158,16 @@ impl Publisher {
         Self {
             host,
             hub,
+            store: None,
             insight,
             pairs: Pairs::default(),
             outages: Outages::default(),
         }
+    }
+
+    /// From now on they go to the store as well, where there is one.
+    pub fn keep_in(&mut self, store: Option<Queue>) {
+        self.store = store;
     }
 
     /// What the host knows.
@@ -183,7 +191,7 @@ impl Publisher {
         }
         let timer =
             Cause::from_byte(event.cause).is_some_and(|cause| hint::signature(cause).is_some());
-        if timer || self.hub.has_subscribers() {
+        if timer || self.store.is_some() || self.hub.has_subscribers() {
             self.pairs.push(event);
         }
     }
@@ -198,7 +206,7 @@ impl Publisher {
         while let Some((event, other)) = self.pairs.pop(now_ns) {
             let mut reset = self.tell(&event, clock());
             let Some(other) = other else {
-                self.hub.publish(reset);
+                self.hand_on(reset);
                 continue;
             };
             let mut peer = self.tell(&other, clock());
@@ -206,8 +214,8 @@ impl Publisher {
             peer.peer_owner.clone_from(&reset.owner);
             reset.peer_cause = Some(peer.cause.clone());
             peer.peer_cause = Some(reset.cause.clone());
-            self.hub.publish(reset);
-            self.hub.publish(peer);
+            self.hand_on(reset);
+            self.hand_on(peer);
         }
         if self.outages.is_empty() {
             return;
@@ -216,8 +224,16 @@ impl Publisher {
         let since = |address, stopped_ns| listeners.since(address, stopped_ns);
         let name = |workload| self.host.workload(workload);
         for over in self.outages.over(now_ns, since, name) {
-            self.hub.publish(self.host.restarted(&over, clock()));
+            self.hand_on(self.host.restarted(&over, clock()));
         }
+    }
+
+    fn hand_on(&self, told: impl Into<Told>) {
+        let told = told.into();
+        if let Some(store) = &self.store {
+            store.keep(told.clone());
+        }
+        self.hub.publish(told);
     }
 
     /// How long it can wait until [`Self::publish`] is due; `None` where nothing

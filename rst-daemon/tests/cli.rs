@@ -136,6 +136,7 @@ fn daemon(socket: &Path) -> Running {
     let mut command = rst();
     command.args(["daemon", "--config", "/dev/null", "--listen", "127.0.0.1:0"]);
     command.arg("--socket").arg(socket);
+    command.arg("--data-dir").arg(socket.with_extension("data"));
     let mut daemon = Running::start(command);
     let mut log = BufReader::new(daemon.0.stderr.take().unwrap()).lines();
     let ready = log.find(|line| line.as_ref().is_ok_and(|line| line.contains("ready: ")));

@@ -49,6 +49,8 @@ mod dead;
 mod forged;
 #[path = "live/governor.rs"]
 mod governor;
+#[path = "live/history.rs"]
+mod history;
 #[path = "live/idle.rs"]
 mod idle;
 #[path = "live/incidents.rs"]

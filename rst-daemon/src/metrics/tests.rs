@@ -74,6 +74,13 @@ fn snapshot() -> Snapshot {
         }],
         ledger: ledger(),
         incidents: BTreeMap::new(),
+        store: Some(store::Status {
+            up: true,
+            written: 12,
+            deleted: 4,
+            dropped: [3, 0, 0, 1],
+            bytes: 8192,
+        }),
     }
 }
 

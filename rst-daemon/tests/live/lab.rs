@@ -28,6 +28,9 @@ pub(crate) const SENTINEL_PORT: u16 = 9;
 /// How long a sentinel is waited for before another is sent.
 const SENTINEL: Duration = Duration::from_millis(150);
 
+/// Where the store is, in the folder of the test.
+pub(crate) const DATA: &str = "data";
+
 /// How far a scrape must be from every event, so that none is on its way into
 /// the counters meanwhile.
 const QUIET: jiff::SignedDuration = jiff::SignedDuration::from_millis(5);
@@ -128,7 +131,11 @@ impl Daemon {
         std::fs::write(&config, settings).unwrap();
         let mut command = Command::new(RST);
         command.args(["daemon", "--debug", "--listen", "127.0.0.1:0", "--socket"]);
-        command.arg(&socket).arg("--config").arg(config).args(flags);
+        command.arg(&socket).arg("--config").arg(config);
+        command
+            .arg("--data-dir")
+            .arg(folder.0.join(DATA))
+            .args(flags);
         let mut process = Process::start(by(command));
         let log = Collected::start(process.stderr(), |line| line);
         let daemon = Self {
@@ -260,6 +267,11 @@ impl Lab {
         };
         lab.before = Some(lab.quiet_scrape());
         Some((lab, result))
+    }
+
+    /// Starts a daemon in place of one that has ended.
+    pub(crate) fn restart(&mut self) {
+        self.daemon = Daemon::start(&self.folder, "", &[], |command| command);
     }
 
     /// Runs code in the namespace, on a thread of its own.

@@ -26,6 +26,7 @@ const GAUGES: [&str; 4] = [
     "rst_probe_up",
     "rst_shed_level",
     "rst_incident_active",
+    "rst_store_up",
 ];
 
 /// All counters at one moment, buckets among them, sums of seconds in

@@ -42,6 +42,7 @@ impl Daemon {
         command.arg("daemon").arg("--config").arg(&config);
         command.args(["--listen", "127.0.0.1:0"]);
         command.arg("--socket").arg(&socket);
+        command.arg("--data-dir").arg(dir.join("data"));
         command.stdout(Stdio::null()).stderr(File::create(&log)?);
         let mut process = Running::start("rst daemon", &mut command)?;
         interrupt::wait_for("rst daemon is ready", || {

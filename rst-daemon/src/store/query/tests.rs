@@ -1,0 +1,286 @@
+//! What is found, against what a watcher would have been shown.
+
+use clap::Parser as _;
+
+use super::*;
+use crate::reset::{Owner, Reset, Workload};
+use crate::store::database::{Bounds, Database, Item};
+use crate::testing::{self, TempDir};
+
+#[derive(clap::Parser)]
+struct Flags {
+    #[command(flatten)]
+    filter: Filter,
+}
+
+fn query(line: &str) -> Query {
+    let words = std::iter::once("rst").chain(line.split_whitespace());
+    Query {
+        filter: Flags::try_parse_from(words).unwrap().filter,
+        since: Timestamp::MIN,
+        until: Timestamp::MAX,
+    }
+}
+
+/// A store in a directory with these in it.
+fn store(dir: &TempDir, told: &[Told]) -> Database {
+    let bounds = Bounds {
+        bytes: 64 << 20,
+        age: Duration::from_secs(1 << 40),
+    };
+    let mut database = Database::open(&dir.join(""), bounds).unwrap();
+    let items: Vec<_> = told.iter().cloned().map(Item::Told).collect();
+    database.write(&items, Timestamp::now()).unwrap();
+    database
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_795_000_000 + second).unwrap()
+}
+
+/// Resets that differ in everything that can be asked for, and a restart.
+fn different() -> Vec<Told> {
+    let workload = |name: &str| Workload {
+        kind: "systemd".into(),
+        name: name.into(),
+        pod_uid: None,
+    };
+    let mut told = Vec::new();
+    for (second, direction) in [(0, "sent"), (1, "received")] {
+        for cause in ["refused", "unread_data"] {
+            for (ip, port) in [
+                ("10.0.1.10", 443),
+                ("2001:db8::1", 80),
+                ("::ffff:10.9.9.9", 1),
+            ] {
+                told.push(
+                    Reset {
+                        time: at(second),
+                        direction: direction.into(),
+                        cause: cause.into(),
+                        impact: if port == 443 { "benign" } else { "uncertain" }.into(),
+                        remote: Some(testing::endpoint(ip, port)),
+                        netns: Some(port.into()),
+                        workload: (port == 80).then(|| workload("web.service")),
+                        owner: (port != 1).then(|| Owner {
+                            pid: Some(u32::from(port)),
+                            comm: "x".into(),
+                            source: "connect".into(),
+                        }),
+                        ..testing::reset()
+                    }
+                    .into(),
+                );
+            }
+        }
+    }
+    told.push(
+        Reset {
+            time: at(0),
+            local: None,
+            remote: None,
+            netns: None,
+            owner: None,
+            workload: Some(workload("\u{1b}[2J\\")),
+            ..testing::reset()
+        }
+        .into(),
+    );
+    let mut over = testing::restarted();
+    over.time = at(1);
+    told.push(over.into());
+    told
+}
+
+fn told(found: Vec<Found>) -> Vec<Told> {
+    found.into_iter().map(|row| row.told.unwrap()).collect()
+}
+
+fn all(reader: &Reader, query: &Query) -> Vec<Told> {
+    let rows: Result<Vec<_>, _> = reader.all(query).collect();
+    told(rows.unwrap())
+}
+
+#[test]
+fn each_filter_finds_what_a_watcher_is_shown() {
+    let dir = TempDir::new();
+    let different = different();
+    let _database = store(&dir, &different);
+    let reader = Reader::open(&dir.join("")).unwrap();
+    for (line, some) in [
+        ("", true),
+        ("--direction sent", true),
+        ("--cause refused", true),
+        ("--cause half_open", false),
+        ("--impact benign", true),
+        ("--workload web.service", true),
+        ("--workload gunicorn.service", true),
+        ("--workload web", false),
+        ("--port 443", true),
+        ("--port 42310", true),
+        ("--port 8000", true),
+        ("--port 2", false),
+        ("--peer 10.0.1.10", true),
+        ("--peer 10.0.0.0/8", true),
+        ("--peer 10.9.9.9", true),
+        ("--peer ::/0", true),
+        ("--peer 10.0.1.5", false),
+        ("--pid 80", true),
+        ("--pid 81", false),
+        ("--netns 443", true),
+        ("--netns 4026531840", true),
+        (
+            "--direction sent --cause refused --peer 2001:db8::/32 --port 80",
+            true,
+        ),
+        (
+            "--direction sent --cause refused --peer 2001:db8::/32 --port 443",
+            false,
+        ),
+    ] {
+        let query = query(line);
+        let mut wanted: Vec<_> = different
+            .iter()
+            .filter(|told| query.filter.wants(told))
+            .cloned()
+            .collect();
+        wanted.sort_by_key(time);
+        assert_eq!(!wanted.is_empty(), some, "{line}");
+        assert_eq!(all(&reader, &query), wanted, "{line}");
+        assert_eq!(told(reader.newest(&query, 100).unwrap()), wanted, "{line}");
+    }
+    let mut query = query("");
+    query.filter.workload = Some("\u{1b}[2J\\".into());
+    assert_eq!(all(&reader, &query), [different[12].clone()]);
+}
+
+fn time(told: &Told) -> Timestamp {
+    match told {
+        Told::Reset(reset) => reset.time,
+        Told::Restarted(restarted) => restarted.time,
+    }
+}
+
+#[test]
+fn times_are_from_including_until_excluding() {
+    let dir = TempDir::new();
+    let _database = store(&dir, &different());
+    let reader = Reader::open(&dir.join("")).unwrap();
+    let count = |since, until| {
+        let query = Query {
+            since,
+            until,
+            ..query("")
+        };
+        let all = all(&reader, &query).len();
+        assert_eq!(reader.newest(&query, 100).unwrap().len(), all);
+        all
+    };
+    assert_eq!(count(at(0), at(1)), 7);
+    assert_eq!(count(at(1), at(2)), 7);
+    assert_eq!(count(at(0), at(2)), 14);
+    assert_eq!(count(at(2), Timestamp::MAX), 0);
+}
+
+#[test]
+fn the_newest_are_in_their_order() {
+    let dir = TempDir::new();
+    let different = different();
+    let _database = store(&dir, &different);
+    let reader = Reader::open(&dir.join("")).unwrap();
+    let found = told(reader.newest(&query(""), 3).unwrap());
+    assert_eq!(found, [&different[10..12], &different[13..]].concat());
+    assert!(reader.newest(&query(""), 0).unwrap().is_empty());
+}
+
+/// More than one batch of each, out of order, with many at the same moment.
+#[test]
+fn batches_lose_nothing_and_repeat_nothing() {
+    let dir = TempDir::new();
+    let mut expected = Vec::new();
+    for number in 0..3500u32 {
+        let mut reset = testing::reset();
+        reset.time = at(i64::from(number % 7));
+        reset.uid = Some(number);
+        expected.push(Told::from(reset));
+        if number % 3 == 0 {
+            let mut over = testing::restarted();
+            over.time = at(i64::from(number % 7));
+            over.restart.resets = u64::from(number);
+            expected.push(over.into());
+        }
+    }
+    let _database = store(&dir, &expected);
+    expected.sort_by_key(|told| (time(told), matches!(told, Told::Restarted(_))));
+    let reader = Reader::open(&dir.join("")).unwrap();
+    assert!(all(&reader, &query("")) == expected);
+}
+
+#[test]
+fn it_is_read_while_it_is_written() {
+    let dir = TempDir::new();
+    let mut database = store(&dir, &different());
+    let reader = Reader::open(&dir.join("")).unwrap();
+    let query = query("");
+    let mut rows = reader.all(&query);
+    assert!(rows.next().is_some());
+    let more = [Item::Told(testing::reset().into())];
+    database.write(&more, Timestamp::now()).unwrap();
+    assert_eq!(1 + rows.count(), 14);
+    assert_eq!(all(&reader, &query).len(), 15);
+}
+
+#[test]
+fn it_is_read_after_the_daemon_and_where_nothing_can_be_written() {
+    let dir = TempDir::new();
+    drop(store(&dir, &different()));
+    let connection = open(&dir.join(FILE), true).unwrap();
+    let reader = Reader {
+        connection,
+        path: dir.join(FILE),
+    };
+    assert_eq!(all(&reader, &query("")).len(), 14);
+    assert!(!wal(&dir.join(FILE)).exists());
+    drop(reader);
+    let reader = Reader::open(&dir.join("")).unwrap();
+    assert_eq!(all(&reader, &query("")).len(), 14);
+}
+
+#[test]
+fn a_row_of_another_version_is_told_apart() {
+    let dir = TempDir::new();
+    drop(store(&dir, &different()));
+    let connection = Connection::open(dir.join(FILE)).unwrap();
+    connection
+        .execute("UPDATE resets SET json = '{\"v\":9}' WHERE id = 1", [])
+        .unwrap();
+    drop(connection);
+    let reader = Reader::open(&dir.join("")).unwrap();
+    let query = query("");
+    let rows: Vec<_> = reader.all(&query).map(Result::unwrap).collect();
+    let unreadable: Vec<_> = rows
+        .iter()
+        .filter_map(|row| row.told.as_ref().err())
+        .collect();
+    assert_eq!((rows.len(), unreadable.len()), (14, 1));
+    assert!(unreadable[0].contains("missing field"), "{unreadable:?}");
+}
+
+#[test]
+fn what_is_no_store_is_said() {
+    let dir = TempDir::new();
+    let message = |dir: &Path| Reader::open(dir).unwrap_err().to_string();
+    assert!(message(&dir.join("")).contains("there is no store at "));
+    std::fs::write(dir.join(FILE), [b'x'; 10_000]).unwrap();
+    assert!(message(&dir.join("")).contains("it is damaged"));
+    std::fs::remove_file(dir.join(FILE)).unwrap();
+    let other = Connection::open(dir.join(FILE)).unwrap();
+    other.execute_batch("CREATE TABLE a (x)").unwrap();
+    assert!(message(&dir.join("")).contains("a database of another program"));
+    drop(other);
+    std::fs::remove_file(dir.join(FILE)).unwrap();
+    drop(store(&dir, &[]));
+    let newer = Connection::open(dir.join(FILE)).unwrap();
+    newer.pragma_update(None, "user_version", 99).unwrap();
+    assert!(message(&dir.join("")).contains("made by a newer rst (schema 99"));
+}
