@@ -206,6 +206,8 @@ impl Database {
             return Err(StoreError::NoWal);
         }
         connection.pragma_update(None, "synchronous", "NORMAL")?;
+        // Nothing beside the file itself.
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
         // Kibibytes where it is negative.
         connection.pragma_update(None, "cache_size", -2048)?;
         let frames = CHECKPOINT.min(bounds.wal() / 4) / PAGE;

@@ -20,17 +20,23 @@ use crate::tcp::{closed_port, connect_refused};
 
 /// Runs `rst history`.
 fn history(data: &Path, flags: &[&str]) -> Output {
-    let mut command = Command::new(RST);
+    history_by(Command::new(RST), data, flags)
+}
+
+fn history_by(mut command: Command, data: &Path, flags: &[&str]) -> Output {
     command.arg("history").arg("--data-dir").arg(data);
     command.env("TZ", "UTC").args(flags).output().unwrap()
 }
 
 /// The objects that it prints.
 fn objects(data: &Path, flags: &[&str]) -> Vec<Value> {
-    let output = history(data, &[&["--json"], flags].concat());
+    objects_of(&history(data, &[&["--json"], flags].concat()))
+}
+
+fn objects_of(output: &Output) -> Vec<Value> {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.is_empty(), "{said}");
-    let lines = String::from_utf8(output.stdout).unwrap();
+    let lines = String::from_utf8_lossy(&output.stdout);
     let objects = lines.lines().map(serde_json::from_str::<Value>);
     objects.map(Result::unwrap).collect()
 }
@@ -175,14 +181,22 @@ fn full_disk_passes_and_counts_go_on() {
         return;
     };
     // The mount is seen by the daemon alone, and through it.
-    let root = format!("/proc/{}/root", lab.daemon.process.pid());
-    let data = Path::new(&root).join(data.strip_prefix("/").unwrap());
+    let pid = lab.daemon.process.pid().to_string();
+    let inside = Path::new("/proc").join(&pid).join("root");
+    let inside = inside.join(data.strip_prefix("/").unwrap());
+    let stored = |client: u16| {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &pid, "--mount", "--", RST]);
+        let (client, netns) = (client.to_string(), lab.netns.inode.to_string());
+        let flags = ["--json", "--port", &client, "--netns", &netns];
+        objects_of(&history_by(command, &data, &flags)).len()
+    };
     let up = || Scrape::take(&lab.daemon.socket).value("rst_store_up");
     let before = Scrape::take(&lab.daemon.socket);
     let full = |now: &Scrape| now.sum(&before, "rst_store_dropped_total", &[("why", "disk_full")]);
     wait_until("the store is there", || up() == 1);
     // What is left is a few resets' worth.
-    let filler = data.join("filler");
+    let filler = inside.join("filler");
     let result = fs::write(&filler, vec![0; 4 << 20]);
     assert!(result.is_err(), "there was room");
 
@@ -202,22 +216,12 @@ fn full_disk_passes_and_counts_go_on() {
     wait_until("the full disk is said", || said("the disk is full") > 0);
 
     fs::remove_file(&filler).unwrap();
-    let client = std::cell::Cell::new(None);
     wait_until("the store goes on", || {
-        client.set(Some(
-            lab.inside(|| connect_refused(V4.client, closed_port(V4))),
-        ));
+        lab.inside(|| connect_refused(V4.client, closed_port(V4)));
         up() == 1
     });
-    wait_until("the last reset is stored", || {
-        let client = client.get().unwrap().port().to_string();
-        objects(
-            &data,
-            &["--port", &client, "--netns", &lab.netns.inode.to_string()],
-        )
-        .len()
-            == 2
-    });
+    let client = lab.inside(|| connect_refused(V4.client, closed_port(V4)));
+    wait_until("the last reset is stored", || stored(client.port()) == 2);
     // Once each.
     assert_eq!(
         (said("the disk is full"), said("the store is written again")),
