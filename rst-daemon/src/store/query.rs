@@ -29,9 +29,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Rows fetched at a time.
 const BATCH: usize = 1000;
 
-/// What of the file may be mapped instead of copied, bytes.
-const MAPPED: u64 = 1 << 30;
-
 /// Name of the function that tells the peers wanted; SQL has no networks.
 const IS_PEER: &str = "is_peer";
 
@@ -176,7 +173,7 @@ impl Reader {
             }
         };
         values.push(limit);
-        let table = kind.table();
+        let table = kind.table(&query.filter);
         let sql = format!("SELECT time_ns, id, json FROM {table} WHERE {conditions} {more}");
         let rows = || {
             if let Some(peer) = query.filter.peer {
@@ -213,7 +210,6 @@ fn open(path: &Path, immutable: bool) -> Result<Connection, StoreError> {
         Connection::open_with_flags(path, flags)?
     };
     connection.busy_timeout(PATIENCE)?;
-    connection.pragma_update(None, "mmap_size", MAPPED)?;
     schema::check(&connection)?;
     Ok(connection)
 }
@@ -235,10 +231,34 @@ enum Kind {
 }
 
 impl Kind {
-    fn table(self) -> &'static str {
+    /// The table, and the index to search. SQLite would take the one that fits most
+    /// conditions, and then look at each row it finds for the others: with a common
+    /// cause that is slower than the index that has all columns.
+    fn table(self, filter: &Filter) -> &'static str {
+        let Filter {
+            direction: None,
+            cause,
+            impact: None,
+            workload,
+            port: None,
+            peer: None,
+            pid: None,
+            netns: None,
+        } = filter
+        else {
+            return self.all();
+        };
+        match (self, cause, workload) {
+            (Self::Resets, Some(_), None) => "resets INDEXED BY resets_by_cause",
+            (Self::Resets, None, Some(_)) => "resets INDEXED BY resets_by_workload",
+            (Self::Resets | Self::Restarts, _, _) => self.all(),
+        }
+    }
+
+    fn all(self) -> &'static str {
         match self {
-            Self::Resets => "resets",
-            Self::Restarts => "restarts",
+            Self::Resets => "resets INDEXED BY resets_by_time",
+            Self::Restarts => "restarts INDEXED BY restarts_by_time",
         }
     }
 

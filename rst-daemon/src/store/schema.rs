@@ -13,9 +13,10 @@ const APPLICATION_ID: i32 = 0x7273_7431;
 /// released, only added to. `PRAGMA user_version` says how many a file has had.
 ///
 /// Ids grow in the order of writing, which is what makes room when the store is
-/// full; times can jump with the host's clock. The index holds every column that
-/// `rst history` filters by: a search reads it from one end to the other of the
-/// time asked for, without touching the rows that are not wanted.
+/// full; times can jump with the host's clock. The index by time holds every column
+/// that `rst history` filters by: a search reads it from one end to the other of the
+/// time asked for, without touching the rows that are not wanted. A cause or a
+/// workload by itself, however rare, is found at once.
 const MIGRATIONS: &[&str] = &["
     CREATE TABLE resets (
         id INTEGER PRIMARY KEY,
@@ -42,6 +43,8 @@ const MIGRATIONS: &[&str] = &["
     CREATE INDEX resets_by_time ON resets (
         time_ns, id, direction, cause, impact, local_port, peer_port, pid, netns, peer_ip, workload
     );
+    CREATE INDEX resets_by_cause ON resets (cause, time_ns, id);
+    CREATE INDEX resets_by_workload ON resets (workload, time_ns, id);
     CREATE TABLE restarts (
         id INTEGER PRIMARY KEY,
         time_ns INTEGER NOT NULL,

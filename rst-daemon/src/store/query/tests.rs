@@ -161,6 +161,38 @@ fn time(told: &Told) -> Timestamp {
     }
 }
 
+/// Each search goes along one index, so that no more is read than is shown or passed
+/// over, and nothing is sorted.
+#[test]
+fn each_search_follows_an_index() {
+    let dir = TempDir::new();
+    let _database = store(&dir, &[]);
+    let reader = Reader::open(&dir.join("")).unwrap();
+    for (line, index) in [
+        ("", "resets_by_time (time_ns"),
+        ("--port 80", "resets_by_time (time_ns"),
+        ("--cause refused --pid 1", "resets_by_time (time_ns"),
+        ("--cause refused", "resets_by_cause (cause=? AND time_ns"),
+        ("--workload a", "resets_by_workload (workload=? AND time_ns"),
+    ] {
+        let query = query(line);
+        let (conditions, values) = conditions(&query, Kind::Resets).unwrap();
+        let table = Kind::Resets.table(&query.filter);
+        for order in ["time_ns DESC, id DESC", "time_ns, id"] {
+            let sql = format!(
+                "EXPLAIN QUERY PLAN SELECT json FROM {table} WHERE {conditions} ORDER BY {order}"
+            );
+            let mut statement = reader.connection.prepare(&sql).unwrap();
+            let plan = statement
+                .query_map(params_from_iter(&values), |row| row.get::<_, String>(3))
+                .unwrap();
+            let plan: Vec<_> = plan.map(Result::unwrap).collect();
+            assert_eq!(plan.len(), 1, "{plan:?}");
+            assert!(plan[0].contains(index), "{plan:?}");
+        }
+    }
+}
+
 #[test]
 fn times_are_from_including_until_excluding() {
     let dir = TempDir::new();
