@@ -3,12 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use jiff::Timestamp;
 use rst_common::cause::Cause;
 
 use crate::config::{DEFAULT_DATA_DIR, DEFAULT_SOCKET, Overrides};
 use crate::filter::Filter;
-use crate::incidents::command::since;
 use crate::when::{self, When};
 
 /// Says why TCP connections are reset
@@ -89,8 +87,8 @@ pub struct WatchArgs {
 pub struct IncidentsArgs {
     /// Only those that were open at this time or later: how long ago (1h, 2d), or when
     /// (2026-11-20, 2026-11-20T14:00, RFC 3339)
-    #[arg(long, value_name = "TIME", value_parser = since)]
-    pub since: Option<Timestamp>,
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
+    pub since: Option<When>,
     /// Print JSON, one object a line
     #[arg(long)]
     pub json: bool,

@@ -267,7 +267,7 @@ pub async fn run(
     let listener = serve::bind_tcp(config.listen).await?;
     let (mut tracer, counters) = Tracer::attach(&config, log_kernel, hub.clone())?;
     let Store { queue, gauge, end } = store::start(&config).map_err(DaemonError::Store)?;
-    tracer.publisher.keep_in(queue);
+    tracer.publisher.keep_in(queue.clone());
     info!(
         "the kernel's tables take {}; tracked_sockets, max_series, ring_bytes and closed_connections size them",
         tracer.memory
@@ -323,6 +323,7 @@ pub async fn run(
     let incidents = tokio::spawn(incidents::run::watch(
         host,
         book,
+        queue,
         config.spikes(),
         move || {
             let tally = lock(&weighed).counters.tally();

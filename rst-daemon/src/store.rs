@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
+use crate::incident::Incident;
 use crate::reset::Told;
 
 pub mod database;
@@ -25,7 +26,6 @@ pub mod query;
 mod schema;
 
 use database::{Bounds, Database, Item, StoreError};
-use incidents::Incident;
 
 /// What may wait to be written: four seconds of the most that is described one by
 /// one at the defaults, about 16 MB where the disk stands still.
@@ -144,7 +144,7 @@ impl Queue {
 
     /// Keeps an incident, or what has become of one.
     pub fn keep_incident(&self, incident: Incident) {
-        self.offer(Item::Incident(incident));
+        self.offer(Item::Incident(Box::new(incident)));
     }
 
     fn offer(&self, item: Item) {

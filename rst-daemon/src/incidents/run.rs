@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use super::{Book, Detail, Linked, tell};
 use crate::clock::WallClock;
 use crate::hint;
+use crate::incident::Incident;
 use crate::join;
 use crate::kernel::counters::{Label, Tally};
 use crate::kernel::listeners::Since;
@@ -24,19 +25,22 @@ use crate::reset::Restart;
 use crate::spike::detector::is_loss;
 use crate::spike::track::Turn;
 use crate::spike::{Change, Detector, Key, Parameters, Reading, STEP, Service};
+use crate::store::Queue;
 use crate::text;
 
 /// Watches for incidents until it is dropped. `read` reads the counts; `book` is what
-/// others look into.
+/// others look into; the store keeps what it holds.
 pub async fn watch(
     host: Arc<Host>,
     book: Arc<Mutex<Book>>,
+    store: Option<Queue>,
     parameters: Parameters,
     mut read: impl FnMut() -> Result<Tally, String>,
 ) {
     let mut watch = Watch {
         host,
         book,
+        store,
         detector: Detector::new(parameters),
         at: Instant::now(),
         seen: 0,
@@ -60,6 +64,7 @@ pub async fn watch(
 struct Watch {
     host: Arc<Host>,
     book: Arc<Mutex<Book>>,
+    store: Option<Queue>,
     detector: Detector,
     /// When the counts were read last.
     at: Instant,
@@ -95,16 +100,25 @@ impl Watch {
                 Turn::Opened(_) => {
                     if let Some(incident) = book.told(&change.key) {
                         warn!("{}", tell::opened(&incident));
+                        self.keep(incident);
                     }
                 }
                 Turn::Closed { .. } => {
                     if let Some(incident) = book.close(&change, now) {
                         info!("{}", tell::closed(&incident));
+                        self.keep(incident);
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Stores what it is now.
+    fn keep(&self, incident: Incident) {
+        if let Some(store) = &self.store {
+            store.keep_incident(incident);
+        }
     }
 
     /// Steps since the last time, to the nearest.

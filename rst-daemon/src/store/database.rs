@@ -15,8 +15,8 @@ use rst_common::cause::{Cause, Role};
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 use thiserror::Error;
 
-use super::incidents::{self, Incident};
-use super::schema;
+use super::{incidents, schema};
+use crate::incident::Incident;
 use crate::reset::{Reset, Restarted, Told};
 use crate::text;
 
@@ -152,7 +152,7 @@ pub enum Item {
     /// What a watcher is told.
     Told(Told),
     /// An incident, new or changed.
-    Incident(Incident),
+    Incident(Box<Incident>),
 }
 
 /// What a transaction has done.
@@ -234,7 +234,9 @@ impl Database {
             match item {
                 Item::Told(Told::Reset(reset)) => insert_reset(&transaction, reset)?,
                 Item::Told(Told::Restarted(restarted)) => insert_restart(&transaction, restarted)?,
-                Item::Incident(incident) => incidents::put(&transaction, incident)?,
+                Item::Incident(incident) => {
+                    incidents::put(&transaction, &incidents::Row::of(incident)?)?;
+                }
             }
         }
         let room = if items.is_empty() {

@@ -2,30 +2,46 @@
 
 use jiff::Timestamp;
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter};
 
 use super::database::nanoseconds;
+use crate::incident::Incident;
+use crate::text;
 
 /// An incident as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Incident {
+pub struct Row {
     /// Its own, for ever.
     pub id: String,
     /// When it was opened.
     pub opened: Timestamp,
     /// When it was closed; `None` while it is open.
     pub closed: Option<Timestamp>,
-    /// Name of the workload, where one is known.
-    pub workload: Option<String>,
+    /// Name of the workload as in the metrics.
+    pub workload: String,
     /// Label of the cause.
     pub cause: String,
     /// All of it.
     pub json: String,
 }
 
+impl Row {
+    /// What becomes of an incident.
+    pub(super) fn of(incident: &Incident) -> serde_json::Result<Self> {
+        Ok(Self {
+            id: incident.id.clone(),
+            opened: incident.opened,
+            closed: incident.closed,
+            workload: text::safe(&incident.workload),
+            cause: incident.cause.clone(),
+            json: text::json(incident)?,
+        })
+    }
+}
+
 /// Writes an incident: a new one, or what has become of one that is there.
-pub fn put(connection: &Connection, incident: &Incident) -> rusqlite::Result<()> {
-    let Incident {
+pub fn put(connection: &Connection, incident: &Row) -> rusqlite::Result<()> {
+    let Row {
         id,
         opened,
         closed,
@@ -53,7 +69,7 @@ pub fn put(connection: &Connection, incident: &Incident) -> rusqlite::Result<()>
 }
 
 /// The incident of this id.
-pub fn get(connection: &Connection, id: &str) -> rusqlite::Result<Option<Incident>> {
+pub fn get(connection: &Connection, id: &str) -> rusqlite::Result<Option<Row>> {
     connection
         .prepare_cached(&format!("SELECT {COLUMNS} FROM incidents WHERE id = ?1"))?
         .query_row([id], read)
@@ -62,11 +78,7 @@ pub fn get(connection: &Connection, id: &str) -> rusqlite::Result<Option<Inciden
 
 /// The newest `limit` incidents that were open at some time from `since` on, the
 /// oldest of them first.
-pub fn newest(
-    connection: &Connection,
-    since: Timestamp,
-    limit: u32,
-) -> rusqlite::Result<Vec<Incident>> {
+pub fn newest(connection: &Connection, since: Timestamp, limit: u32) -> rusqlite::Result<Vec<Row>> {
     let values = [
         Value::Integer(nanoseconds(since)),
         Value::Integer(limit.into()),
@@ -90,9 +102,9 @@ pub(super) fn delete_closed(connection: &Connection, before: i64) -> rusqlite::R
 
 const COLUMNS: &str = "id, opened_ns, closed_ns, workload, cause, json";
 
-fn read(row: &Row<'_>) -> rusqlite::Result<Incident> {
+fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     let time = |ns: i64| Timestamp::from_nanosecond(ns.into()).unwrap_or_default();
-    Ok(Incident {
+    Ok(Row {
         id: row.get(0)?,
         opened: time(row.get(1)?),
         closed: row.get::<_, Option<i64>>(2)?.map(time),
@@ -109,13 +121,13 @@ mod tests {
     use super::*;
     use crate::store::schema;
 
-    fn incident(id: &str, opened: &str, closed: Option<&str>) -> Incident {
+    fn incident(id: &str, opened: &str, closed: Option<&str>) -> Row {
         let json = json!({"v": 1, "id": id, "resets": 57});
-        Incident {
+        Row {
             id: id.into(),
             opened: opened.parse().unwrap(),
             closed: closed.map(|time| time.parse().unwrap()),
-            workload: Some("nginx.service".into()),
+            workload: "nginx.service".into(),
             cause: "refused".into(),
             json: json.to_string(),
         }

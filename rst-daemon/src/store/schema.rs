@@ -58,7 +58,7 @@ const MIGRATIONS: &[&str] = &["
         id TEXT PRIMARY KEY,
         opened_ns INTEGER NOT NULL,
         closed_ns INTEGER,
-        workload TEXT,
+        workload TEXT NOT NULL,
         cause TEXT NOT NULL,
         json TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;

@@ -24,6 +24,34 @@ fn reset() -> Told {
     reset.into()
 }
 
+fn incident() -> Incident {
+    Incident {
+        v: 1,
+        id: "1795185121-1".into(),
+        host: "web1".into(),
+        workload: "nginx.service".into(),
+        role: "server".into(),
+        port: Some(443),
+        cause: "refused".into(),
+        impact: "connect_failed".into(),
+        opened: Timestamp::now(),
+        closed: None,
+        first: Timestamp::now(),
+        last: Timestamp::now(),
+        resets: 57,
+        connections: 3,
+        usual_per_second: 0.5,
+        usual_now: false,
+        described: 0,
+        peers: Vec::new(),
+        idle_ms: None,
+        restarts: Vec::new(),
+        samples: vec![testing::reset()],
+        hint: None,
+        advice: "look".into(),
+    }
+}
+
 /// Waits for the thread's end: longer than a daemon does.
 fn ended(end: End) {
     testing::run(async { end.0.await.unwrap() });
@@ -52,20 +80,22 @@ fn what_is_in_the_queue_at_the_end_is_written() {
     for _ in 0..5000 {
         queue.keep(reset());
     }
-    queue.keep_incident(Incident {
-        id: "1".into(),
-        opened: Timestamp::now(),
-        closed: None,
-        workload: None,
-        cause: "refused".into(),
-        json: "{}".into(),
-    });
+    queue.keep_incident(incident());
     drop(queue);
     ended(end);
     let status = gauge.status();
     assert_eq!((status.written, status.dropped), (5001, [0; 4]));
     assert!(status.up && status.bytes > 5_000_000, "{status:?}");
     assert_eq!(rows(&dir), 5000);
+    let connection = Connection::open(dir.join(database::FILE)).unwrap();
+    let stored = incidents::get(&connection, "1795185121-1")
+        .unwrap()
+        .unwrap();
+    let read: Incident = serde_json::from_str(&stored.json).unwrap();
+    assert_eq!(
+        (read.resets, stored.workload.as_str()),
+        (57, "nginx.service")
+    );
 }
 
 #[test]

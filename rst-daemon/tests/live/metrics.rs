@@ -21,7 +21,7 @@ pub(crate) type Labels = BTreeMap<String, String>;
 pub(crate) type Increase = BTreeMap<Labels, u64>;
 
 /// The gauges that tests look at.
-const GAUGES: [&str; 4] = [
+const GAUGES: [&str; 5] = [
     "rst_unaccounted_resets",
     "rst_probe_up",
     "rst_shed_level",
