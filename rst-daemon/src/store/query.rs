@@ -29,6 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Rows fetched at a time.
 const BATCH: usize = 1000;
 
+/// What happens within this time, nanoseconds, is shown in the order in which it was
+/// told: the other end of a connection after the one that lost more.
+const TOLD_TOGETHER: i64 = 100_000_000;
+
 /// Name of the function that tells the peers wanted; SQL has no networks.
 const IS_PEER: &str = "is_peer";
 
@@ -82,6 +86,12 @@ pub struct Found {
     pub told: Result<Told, String>,
 }
 
+impl Found {
+    fn moment(&self) -> i64 {
+        self.time_ns.div_euclid(TOLD_TOGETHER)
+    }
+}
+
 /// An open store that can be read.
 #[derive(Debug)]
 pub struct Reader {
@@ -127,9 +137,10 @@ impl Reader {
     pub fn newest(&self, query: &Query, limit: u32) -> Result<Vec<Found>, ReadError> {
         let newest = |kind| self.fetch(query, kind, Order::Falling(limit));
         let mut found = newest(Kind::Resets)?;
+        found.sort_by_key(|row| (row.moment(), row.id));
         found.extend(newest(Kind::Restarts)?);
         // Stable: a restart comes after the resets of its moment.
-        found.sort_by_key(|row| row.time_ns);
+        found.sort_by_key(Found::moment);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         Ok(found.split_off(found.len().saturating_sub(limit)))
     }
@@ -371,17 +382,19 @@ impl<'a> Ahead<'a> {
         }
     }
 
-    /// Time of the next row.
+    /// Moment of the next row.
     fn peek(&mut self) -> Result<Option<i64>, ReadError> {
         if self.fetched.is_empty()
             && let Some(from) = self.from
         {
             let order = Order::Rising(from);
-            self.fetched = self.reader.fetch(self.query, self.kind, order)?.into();
-            let last = self.fetched.back().map(|row| (row.time_ns, row.id));
-            self.from = last.filter(|_| self.fetched.len() == BATCH);
+            let mut batch = self.reader.fetch(self.query, self.kind, order)?;
+            let last = batch.last().map(|row| (row.time_ns, row.id));
+            self.from = last.filter(|_| batch.len() == BATCH);
+            batch.sort_by_key(|row| (row.moment(), row.id));
+            self.fetched = batch.into();
         }
-        Ok(self.fetched.front().map(|row| row.time_ns))
+        Ok(self.fetched.front().map(Found::moment))
     }
 
     fn take(&mut self) -> Option<Found> {

@@ -225,6 +225,21 @@ fn the_newest_are_in_their_order() {
     assert!(reader.newest(&query(""), 0).unwrap().is_empty());
 }
 
+/// The end that lost more was told first, though it happened a moment later.
+#[test]
+fn both_ends_stay_in_the_order_in_which_they_were_told() {
+    let dir = TempDir::new();
+    let [mut first, mut second] = [testing::reset(), testing::reset()];
+    first.time = "2026-11-20T14:32:01.123456789Z".parse().unwrap();
+    second.time = "2026-11-20T14:32:01.123456Z".parse().unwrap();
+    second.direction = "sent".into();
+    let ends = [first.into(), second.into()];
+    let _database = store(&dir, &ends);
+    let reader = Reader::open(&dir.join("")).unwrap();
+    assert_eq!(all(&reader, &query("")), ends);
+    assert_eq!(told(reader.newest(&query(""), 9).unwrap()), ends);
+}
+
 /// More than one batch of each, out of order, with many at the same moment.
 #[test]
 fn batches_lose_nothing_and_repeat_nothing() {
