@@ -4,12 +4,20 @@
 //!
 //! They need root and an eBPF-capable kernel; what is missing is named in a
 //! `SKIPPED:` line on stderr. They run one at a time, see [`lab::exclusive`].
+//!
+//! Some run on other kernels too (`cargo xtask vm`; which ones stands in
+//! xtask/src/vm/groups.rs). What a kernel can't show is not expected of it, and is
+//! named in a `LIMITED:` line, see [`kernel`].
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[path = "live/collect.rs"]
 mod collect;
 #[path = "live/expect.rs"]
 mod expect;
+#[path = "live/kept.rs"]
+mod kept;
+#[path = "live/kernel.rs"]
+mod kernel;
 #[path = "live/lab.rs"]
 mod lab;
 #[path = "live/line.rs"]
@@ -18,6 +26,8 @@ mod line;
 mod metrics;
 #[path = "live/netns.rs"]
 mod netns;
+#[path = "live/pace.rs"]
+mod pace;
 #[path = "live/process.rs"]
 mod process;
 #[path = "live/programs.rs"]

@@ -8,11 +8,9 @@ mod columns;
 mod cost;
 mod cpu;
 mod daemon;
-mod interrupt;
 mod loads;
 mod memory;
 mod namespace;
-mod process;
 mod programs;
 mod report;
 mod rounds;
@@ -32,7 +30,7 @@ use self::{
     loads::{Load, Ports},
     report::Finding,
 };
-use crate::{packages, run, setup, target_dir};
+use crate::{interrupt, packages, process, run, setup, target_dir};
 
 /// What to measure, and for how long.
 #[derive(Args)]

@@ -1,14 +1,17 @@
 //! `cargo xtask`: set-up, build, run, test, benchmark and lint of the workspace.
 
 mod bench;
+mod interrupt;
 mod lint;
 mod packages;
+mod process;
 mod run;
 mod setup;
 mod step;
 mod test;
 mod tidy;
 mod toolchain;
+mod vm;
 
 use std::{
     env,
@@ -35,11 +38,13 @@ enum Cli {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Run the unit tests and the live tests (root), then sum them up in one line
+    /// Run the unit tests, the live tests and the kernel matrix (root), then sum them up in one line
     Test {
         /// Only tests whose names contain this
         filter: Option<String>,
     },
+    /// Run live tests on other kernels, under QEMU (root)
+    Vm(vm::Options),
     /// Measure what rst costs, beside other observers and none (root)
     Bench(bench::Options),
     /// Check formatting, clippy (host and eBPF) and the house rules
@@ -52,6 +57,7 @@ fn main() -> ExitCode {
         Cli::Build => run::build(),
         Cli::Run { args } => run::daemon(&args),
         Cli::Test { filter } => test::run(filter.as_deref()),
+        Cli::Vm(options) => vm::run(&options),
         Cli::Bench(options) => bench::run(&options),
         Cli::Lint => lint::run(),
     };

@@ -135,6 +135,45 @@ pub(crate) const BENCH_TOOLS: &[Tool] = &[
     },
 ];
 
+/// Everything the kernel matrix needs beyond the tests.
+pub(crate) const VM_TOOLS: &[Tool] = &[
+    Tool {
+        package: "qemu-system-x86",
+        command: "qemu-system-x86_64",
+        reason: "other kernels",
+    },
+    Tool {
+        package: "busybox-static",
+        command: "busybox",
+        reason: "the guests' shell",
+    },
+    Tool {
+        package: "cpio",
+        command: "cpio",
+        reason: "the guests' file system",
+    },
+    Tool {
+        package: "kmod",
+        command: "depmod",
+        reason: "what the guests' kernel modules need",
+    },
+    Tool {
+        package: "xz-utils",
+        command: "xz",
+        reason: "packed kernel modules",
+    },
+    Tool {
+        package: "iproute2",
+        command: "ip",
+        reason: "network namespaces in the guests",
+    },
+    Tool {
+        package: "util-linux",
+        command: "nsenter",
+        reason: "programs inside namespaces in the guests",
+    },
+];
+
 /// Those of `names` that dpkg does not list as installed; all of them where there is no dpkg.
 pub(crate) fn missing(names: &[&'static str]) -> Vec<&'static str> {
     // It fails as soon as one name is unknown, and still prints the others.

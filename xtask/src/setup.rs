@@ -9,7 +9,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::{
     packages,
-    packages::{BENCH_TOOLS, NoServices, TEST_TOOLS, Tool},
+    packages::{BENCH_TOOLS, NoServices, TEST_TOOLS, Tool, VM_TOOLS},
     step::{Log, Step},
     toolchain,
     toolchain::Toolchain,
@@ -118,6 +118,22 @@ pub(crate) fn ensure_test_tools() -> Result<()> {
 /// Installs what the benchmark needs. What can't be installed is said, also in its tables.
 pub(crate) fn ensure_bench_tools() -> Result<()> {
     ensure_tools(BENCH_TOOLS, "for the benchmark", "they are left out")
+}
+
+/// Installs what the kernel matrix needs; an error where that can't be done.
+pub(crate) fn ensure_vm_tools() -> Result<()> {
+    ensure_tools(VM_TOOLS, "for the kernel matrix", "there is no matrix")?;
+    let missing: Vec<_> = VM_TOOLS
+        .iter()
+        .filter(|tool| !packages::has_command(tool.command))
+        .map(|tool| tool.package)
+        .collect();
+    ensure!(
+        missing.is_empty(),
+        "the kernel matrix needs {}: install them",
+        missing.join(", ")
+    );
+    Ok(())
 }
 
 /// `without`: what becomes of those that can't be installed.

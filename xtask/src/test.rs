@@ -1,4 +1,4 @@
-//! `cargo xtask test`: all tests, then one line that sums them up.
+//! `cargo xtask test`: all tests and the kernel matrix, then one line that sums them up.
 //!
 //! Tests run one at a time, for the live ones share the machine's network stack. One that can't
 //! run here prints `SKIPPED: reason` and returns; cargo reports it as passed, the sum does not.
@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{cargo, setup};
+use crate::{cargo, setup, vm};
 
 /// How long output may stay away after cargo's end before it is taken for complete.
 const QUIET: Duration = Duration::from_secs(2);
@@ -48,20 +48,22 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
             Err(RecvTimeoutError::Timeout) => {}
         }
     }
-    let success = child.wait()?.success();
-    if !success && sum.failed == 0 {
+    if !child.wait()?.success() && sum.failed == 0 {
         // It did not compile, or a test took its whole process down.
         sum.failed = 1;
     }
+    if filter.is_none() {
+        sum.add_matrix(vm::matrix(&vm::Options::default()));
+    }
     println!("\n{sum}");
-    if !success {
+    if sum.failed > 0 {
         bail!("there are failed tests");
     }
     Ok(())
 }
 
 /// The lines as they come.
-fn lines(stdout: ChildStdout) -> Receiver<String> {
+pub(crate) fn lines(stdout: ChildStdout) -> Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
@@ -108,6 +110,24 @@ impl Sum {
                     "ignored" => self.ignored += number,
                     _ => {}
                 }
+            }
+        }
+    }
+}
+
+impl Sum {
+    /// Adds the kernel matrix. Where it could not be run that is one failure.
+    fn add_matrix(&mut self, matrix: Result<vm::Tally>) {
+        match matrix {
+            Ok(tally) => {
+                // As cargo counts.
+                self.passed += tally.passed + tally.limited + tally.skipped;
+                self.failed += tally.failed;
+                self.skipped += tally.skipped;
+            }
+            Err(error) => {
+                eprintln!("error: the kernel matrix: {error:#}");
+                self.failed += 1;
             }
         }
     }

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::expect::{received, sent, socket, this_process, time_wait};
 use crate::lab::live;
 use crate::netns::FAMILIES;
+use crate::pace;
 use crate::tcp::{self, Pair};
 
 /// More than a TLS record that may be no data.
@@ -144,12 +145,16 @@ fn data_after_shutdown_is_no_received_reset() {
                 "unread_bytes": 0, "unacked_bytes": 0, "bytes_sent": 8,
             }));
             expected.push(sent(pair.client_end, pair.server_end, late));
-            let lost = socket(json!({
+            let mut lost = socket(json!({
                 "cause": "peer_closed", "impact": "uncertain",
                 "role": "server", "state": "CLOSE_WAIT",
                 "unread_bytes": 0, "unacked_bytes": 100,
                 "bytes_received": 8, "bytes_sent": 100,
             }));
+            if pace::is_emulated() {
+                // Here the FIN may come a jiffy after the question: it was the server's turn.
+                lost["impact"] = json!({});
+            }
             expected.push(received(pair.server_end, pair.client_end, lost));
         }
         expected

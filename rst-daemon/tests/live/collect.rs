@@ -5,6 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::pace;
+
 /// Longest that a test waits for anything that is not timed by the test itself.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -13,11 +15,11 @@ const POLL: Duration = Duration::from_millis(1);
 
 /// Polls until `condition` holds.
 pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
+    let (start, patience) = (Instant::now(), pace::patience(DEADLINE));
     while !condition() {
         assert!(
-            start.elapsed() < DEADLINE,
-            "waited {DEADLINE:?} in vain: {what}"
+            start.elapsed() < patience,
+            "waited {patience:?} in vain: {what}"
         );
         thread::sleep(POLL);
     }
@@ -75,7 +77,7 @@ impl<T: Send + 'static> Collected<T> {
         patience: Duration,
         mut found: impl FnMut(&[T]) -> Option<R>,
     ) -> Option<R> {
-        let end = Instant::now() + patience;
+        let end = Instant::now() + pace::patience(patience);
         let mut state = self.shared.lock();
         loop {
             if let Some(result) = found(&state.items) {
@@ -96,7 +98,7 @@ impl<T: Send + 'static> Collected<T> {
 
     /// Waits until the output is closed; whether it was in time.
     pub(crate) fn wait_end(&self, patience: Duration) -> bool {
-        let end = Instant::now() + patience;
+        let end = Instant::now() + pace::patience(patience);
         let mut state = self.shared.lock();
         while !state.ended {
             let left = end.saturating_duration_since(Instant::now());

@@ -15,8 +15,11 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::collect::{Collected, DEADLINE, wait_until};
+use crate::kept::{self, How};
+use crate::kernel::{self, Kernel, Limit};
 use crate::metrics::{self, Scrape};
 use crate::netns::{Netns, V4};
+use crate::pace;
 use crate::process::{Process, RST, ebpf_loaded, find_program};
 use crate::watcher::{Seen, Watcher};
 use crate::{expect, tcp};
@@ -48,9 +51,11 @@ pub(crate) fn live(test: &str, tools: &[&str], scenario: impl FnOnce(&Lab) -> Ve
     lab.finish(&expected);
 }
 
-/// Says why a test can't run here. Not through `println`, which the test runner
-/// keeps to itself when the test passes.
+/// Says why a test can't run here. Not through `println` alone, which the test runner
+/// keeps to itself when the test passes, unless it is asked for it, as `cargo xtask
+/// test` does to count these.
 pub(crate) fn skipped(test: &str, why: &str) {
+    println!("SKIPPED: {test}: {why}");
     let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {why}");
 }
 
@@ -128,7 +133,7 @@ impl Daemon {
     ) -> Self {
         let socket = folder.0.join("rst.sock");
         let config = folder.0.join("rst.toml");
-        std::fs::write(&config, settings).unwrap();
+        std::fs::write(&config, pace::settings(settings)).unwrap();
         let mut command = Command::new(RST);
         command.args(["daemon", "--debug", "--listen", "127.0.0.1:0", "--socket"]);
         command.arg(&socket).arg("--config").arg(config);
@@ -185,6 +190,11 @@ pub(crate) struct Lab {
     others: Mutex<Vec<u64>>,
     /// For files of the test.
     pub(crate) folder: Folder,
+    /// What the kernel can show.
+    pub(crate) kernel: Kernel,
+    test: String,
+    /// What another daemon would have to be started with to be the same.
+    how: Option<How>,
     /// Whether the daemon has seen every connection begin.
     ages_are_known: bool,
     /// The counters when the watcher had begun to see everything.
@@ -205,9 +215,19 @@ impl Lab {
         settings: &str,
         daemon_flags: &[&str],
     ) -> Option<Self> {
-        let by = |command| command;
-        let lab = Self::prepared(test, tools, settings, daemon_flags, by, || ());
-        lab.map(|(lab, ())| lab)
+        if !can_run(test, tools) {
+            return None;
+        }
+        let exclusive = exclusive();
+        let how = How::new(settings, daemon_flags);
+        let (daemon, folder) = kept::take(Some(&how)).unwrap_or_else(|| {
+            let folder = Folder::new();
+            let daemon = Daemon::start(&folder, settings, daemon_flags, |command| command);
+            (daemon, folder)
+        });
+        let mut lab = Self::new(test, Netns::new(), daemon, folder, exclusive);
+        lab.how = Some(how);
+        Some(lab)
     }
 
     /// The same with a daemon that another command becomes ([`Daemon::start`]).
@@ -217,7 +237,7 @@ impl Lab {
         settings: &str,
         by: impl FnOnce(Command) -> Command,
     ) -> Option<Self> {
-        let lab = Self::prepared(test, tools, settings, &[], by, || ());
+        let lab = Self::prepared(test, tools, settings, by, || ());
         lab.map(|(lab, ())| lab)
     }
 
@@ -228,7 +248,7 @@ impl Lab {
         happened: impl FnOnce() -> R + Send,
     ) -> Option<(Self, R)> {
         let by = |command| command;
-        let (lab, result) = Self::prepared(test, &[], "", &[], by, happened)?;
+        let (lab, result) = Self::prepared(test, &[], "", by, happened)?;
         Some((lab.of_any_age(), result))
     }
 
@@ -242,7 +262,6 @@ impl Lab {
         test: &str,
         tools: &[&str],
         settings: &str,
-        daemon_flags: &[&str],
         by: impl FnOnce(Command) -> Command,
         happened: impl FnOnce() -> R + Send,
     ) -> Option<(Self, R)> {
@@ -250,10 +269,18 @@ impl Lab {
             return None;
         }
         let exclusive = exclusive();
+        // It would see what happens.
+        kept::take(None);
         let netns = Netns::new();
         let result = netns.inside(happened);
         let folder = Folder::new();
-        let daemon = Daemon::start(&folder, settings, daemon_flags, by);
+        let daemon = Daemon::start(&folder, settings, &[], by);
+        let lab = Self::new(test, netns, daemon, folder, exclusive);
+        Some((lab, result))
+    }
+
+    fn new(test: &str, netns: Netns, daemon: Daemon, folder: Folder, exclusive: File) -> Self {
+        let kernel = Kernel::of(&Scrape::take(&daemon.socket));
         let watcher = Watcher::start(&daemon.socket, &[]);
         let mut lab = Self {
             watcher,
@@ -261,12 +288,15 @@ impl Lab {
             netns,
             others: Mutex::default(),
             folder,
+            kernel,
+            test: test.to_owned(),
+            how: None,
             ages_are_known: true,
             before: None,
             _exclusive: exclusive,
         };
         lab.before = Some(lab.quiet_scrape());
-        Some((lab, result))
+        lab
     }
 
     /// Starts a daemon in place of one that has ended.
@@ -307,8 +337,13 @@ impl Lab {
         }
     }
 
-    /// Sends sentinels until both events of one have arrived.
+    /// Sends sentinels until all events of one have arrived.
     fn sentinel(&self) {
+        let all = if self.kernel.shows(Limit::NoSocket) {
+            2
+        } else {
+            1
+        };
         let to = SocketAddr::new(V4.server, SENTINEL_PORT);
         wait_until("a sentinel arrives", || {
             // A port may come up twice, so earlier events don't count.
@@ -321,7 +356,7 @@ impl Lab {
                         && is_sentinel(&seen.event)
                         && (local["port"] == port || remote["port"] == port)
                 });
-                (mine.count() == 2).then_some(())
+                (mine.count() == all).then_some(())
             };
             self.watcher.seen.wait(SENTINEL, arrived).is_some()
         });
@@ -361,7 +396,12 @@ impl Lab {
     ) -> Vec<Value> {
         let after = self.quiet_scrape();
         let before = self.before().clone();
-        self.daemon.stop(Signal::TERM);
+        let kept = self.how.take().filter(|_| kept::keeps());
+        if kept.is_some() {
+            self.watcher.process.signal(Signal::TERM);
+        } else {
+            self.daemon.stop(Signal::TERM);
+        }
         assert!(
             self.watcher.seen.wait_end(DEADLINE),
             "the watcher goes on after the daemon has stopped"
@@ -385,17 +425,24 @@ impl Lab {
             .filter(|event| !tolerated(event))
             .cloned()
             .collect();
+        let (expected, limits) = self.kernel.expected(expected);
         let mut problems = String::new();
         for result in [
-            expect::check(&strict, expected),
+            expect::check(&strict, &expected),
             metrics::compare(&before, &after, &between),
-            self.watcher_is_content(),
+            self.watcher_is_content(kept.is_some()),
             self.verdicts_hold(),
             self.ages_are_known(&own),
         ] {
             problems.push_str(&result.err().unwrap_or_default());
         }
         assert!(problems.is_empty(), "\n{problems}{}", self.daemon.log());
+        for limit in limits {
+            kernel::limited(&self.test, limit);
+        }
+        if let Some(how) = kept {
+            kept::leave(how, self.daemon, self.folder);
+        }
         own
     }
 
@@ -421,9 +468,14 @@ impl Lab {
             .map_or(Ok(()), |event| Err(format!("of unknown age: {event}\n")))
     }
 
-    fn watcher_is_content(&self) -> Result<(), String> {
+    fn watcher_is_content(&self, daemon_goes_on: bool) -> Result<(), String> {
         let log = self.watcher.log.with(|lines| lines.join("\n"));
-        if log == "rst: the daemon has stopped" {
+        let end = if daemon_goes_on {
+            ""
+        } else {
+            "rst: the daemon has stopped"
+        };
+        if log == end {
             Ok(())
         } else {
             Err(format!("the watcher said: {log}\n"))
@@ -432,10 +484,12 @@ impl Lab {
 
     /// Waits for an event of these namespaces, from now or before.
     pub(crate) fn wait_event(&self, wanted: &Value) -> Seen {
+        let mut wanted = wanted.clone();
+        self.kernel.lessen(&mut wanted);
         let found = self.watcher.seen.wait(DEADLINE, |events| {
             let mut events = events.iter();
             events
-                .find(|seen| self.is_own(&seen.event) && expect::matches(wanted, &seen.event))
+                .find(|seen| self.is_own(&seen.event) && expect::matches(&wanted, &seen.event))
                 .cloned()
         });
         found.unwrap_or_else(|| panic!("no event like {wanted}"))

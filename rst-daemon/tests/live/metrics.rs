@@ -1,6 +1,6 @@
 //! Reads `/metrics` and compares what moved with the events that were seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -122,6 +122,16 @@ impl Scrape {
     pub(crate) fn gauge(&self, name: &str, labels: &Labels) -> u64 {
         let series = (name.to_owned(), labels.clone());
         self.samples.get(&series).copied().unwrap_or_default()
+    }
+
+    /// The probes that are attached, or have run.
+    pub(crate) fn probes_up(&self) -> BTreeSet<String> {
+        let up = self
+            .samples
+            .iter()
+            .filter(|((metric, _), value)| metric == "rst_probe_up" && **value == 1);
+        up.filter_map(|((_, labels), _)| labels.get("probe").cloned())
+            .collect()
     }
 
     /// What all series of a metric add up to.

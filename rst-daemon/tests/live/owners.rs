@@ -13,6 +13,8 @@ use crate::collect::DEADLINE;
 use crate::netns::Netns;
 use crate::process::{Process, find_program};
 
+#[path = "owners/accepting.rs"]
+mod accepting;
 #[path = "owners/cgroup.rs"]
 mod cgroup;
 #[path = "owners/churn.rs"]

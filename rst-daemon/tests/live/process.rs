@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::pace;
+
 /// The program under test.
 pub(crate) const RST: &str = env!("CARGO_BIN_EXE_rst");
 
@@ -72,6 +74,7 @@ impl Process {
     /// Waits for its end; `None` where it still runs.
     pub(crate) fn ends_within(&mut self, patience: Duration) -> Option<ExitStatus> {
         let start = Instant::now();
+        let patience = pace::patience(patience);
         loop {
             let status = self.child.try_wait().expect("it can be waited for");
             if status.is_some() || start.elapsed() >= patience {

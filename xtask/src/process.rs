@@ -1,4 +1,4 @@
-//! Processes the benchmark starts, and the directory of their files: gone when it ends, however
+//! Processes that xtask starts, and the directory of their files: gone when it ends, however
 //! it ends.
 
 use std::{
@@ -6,7 +6,7 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A process that is stopped when dropped.
-pub(super) struct Running {
+pub(crate) struct Running {
     name: String,
     child: Child,
 }
@@ -27,7 +27,7 @@ pub(super) struct Running {
 impl Running {
     /// Starts it: without input, out of reach of the terminal's Ctrl-C, and killed by the kernel
     /// should xtask be killed. To be called on the main thread, whose end counts as xtask's.
-    pub(super) fn start(name: &str, command: &mut Command) -> Result<Self> {
+    pub(crate) fn start(name: &str, command: &mut Command) -> Result<Self> {
         command.stdin(Stdio::null()).process_group(0);
         // SAFETY: between fork and exec this makes one system call and allocates nothing.
         unsafe {
@@ -42,12 +42,17 @@ impl Running {
         })
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    /// Its standard output, once, where the command had it piped.
+    pub(crate) fn stdout(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// An error where it has ended by itself; `log` says why.
-    pub(super) fn check(&mut self, log: &Path) -> Result<()> {
+    pub(crate) fn check(&mut self, log: &Path) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
             let text = fs::read_to_string(log).unwrap_or_default();
             bail!("{} ended ({status}): {}", self.name, text.trim());
@@ -56,7 +61,7 @@ impl Running {
     }
 
     /// Stops it and waits for its end.
-    pub(super) fn stop(mut self) -> Result<()> {
+    pub(crate) fn stop(mut self) -> Result<()> {
         self.end()
     }
 
@@ -88,19 +93,23 @@ impl Drop for Running {
 }
 
 /// A directory of its own, removed with all it holds when dropped.
-pub(super) struct Dir(PathBuf);
+pub(crate) struct Dir(PathBuf);
 
 impl Dir {
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         // Short: the path of a UNIX socket must fit.
-        let path = env::temp_dir().join(format!("rst-bench-{}-{number}", process::id()));
+        let path = env::temp_dir().join(format!("rst-xtask-{}-{number}", process::id()));
         fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self(path))
     }
 
-    pub(super) fn join(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }

@@ -1,4 +1,5 @@
-//! Ctrl-C ends the benchmark in good order: what it started is stopped, what it changed restored.
+//! Ctrl-C ends the benchmark and the kernel matrix in good order: what they started is stopped,
+//! what they changed restored.
 
 use std::{
     ptr,
@@ -19,7 +20,7 @@ extern "C" fn raise(_: libc::c_int) {
 }
 
 /// From now on the first signal is only noted; the second one kills.
-pub(super) fn install() -> Result<()> {
+pub(crate) fn install() -> Result<()> {
     // SAFETY: sigaction is integers and function pointers that may be null: all zero is valid.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = raise as *const () as libc::sighandler_t;
@@ -33,12 +34,12 @@ pub(super) fn install() -> Result<()> {
 }
 
 /// Whether somebody wants an end.
-pub(super) fn raised() -> bool {
+pub(crate) fn raised() -> bool {
     RAISED.load(Ordering::Relaxed)
 }
 
 /// An error once somebody wants an end.
-pub(super) fn check() -> Result<()> {
+pub(crate) fn check() -> Result<()> {
     if raised() {
         bail!("interrupted");
     }
@@ -46,7 +47,7 @@ pub(super) fn check() -> Result<()> {
 }
 
 /// Waits until `condition` gives something; an error at the deadline, or when interrupted.
-pub(super) fn wait_for<T>(
+pub(crate) fn wait_for<T>(
     what: &str,
     mut condition: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
