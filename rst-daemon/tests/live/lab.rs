@@ -301,6 +301,7 @@ impl Lab {
 
     /// Starts a daemon in place of one that has ended.
     pub(crate) fn restart(&mut self) {
+        self.how = None;
         self.daemon = Daemon::start(&self.folder, "", &[], |command| command);
     }
 
