@@ -87,6 +87,8 @@ labels! {
         Request = "request",
         /// Nothing: the segment met no socket.
         None = "none",
+        /// Not asked: a rule of netfilter answered the segment.
+        Netfilter = "netfilter",
     }
 }
 
@@ -189,6 +191,7 @@ pub const fn ends_connection(cause: u8) -> bool {
         && cause != Cause::AfterReset as u8
         && cause != Cause::ProtocolError as u8
         && cause != Cause::ListenOverflow as u8
+        && cause != Cause::FirewallReject as u8
 }
 
 /// What there is to say about a cause, for its reader.
@@ -352,6 +355,15 @@ causes! {
         confirm: "tcpdump -ni any -S 'host PEER and port PORT': compare sequence and acknowledgement numbers",
         fix: "look for a middlebox that rewrites sequence numbers, or a NAT that reuses ports too soon",
         links: &["RFC 9293 section 3.10.7.3", "RFC 7323 section 5"],
+    }
+    /// A rule of the firewall answered with a reset.
+    FirewallReject = "firewall_reject" {
+        meaning: "a firewall rule of this host (netfilter) rejected a segment with a TCP reset",
+        impact: "connect_failed on a SYN, else connection_broken",
+        evidence: "the kernel built the reset for a REJECT: iptables -j REJECT --reject-with tcp-reset, or nft reject with tcp reset; local and remote are the segment's destination and source, also where it was only to be forwarded",
+        confirm: "nft list ruleset | grep -B5 'reject with tcp reset'; iptables -vnL | grep tcp-reset counts the packets",
+        fix: "where the connection is wanted, let a rule before it accept it; a rule that rejects what conntrack calls invalid also meets late segments of connections that have ended: drop those instead",
+        links: &["nft(8)", "iptables-extensions(8)"],
     }
     /// The peer had closed before we sent.
     PeerClosed = "peer_closed" {

@@ -6,15 +6,16 @@
 //! Sent:
 //! 1. no socket: `refused` (SYN), `after_reset`, `stray` (no data), `late_data`,
 //!    `half_open`;
-//! 2. TIME_WAIT: `late_data`, `protocol_error` (SYN);
-//! 3. a listener: `protocol_error` (SYN), `listen_overflow`, else as without a
+//! 2. a rule of netfilter: `firewall_reject`;
+//! 3. TIME_WAIT: `late_data`, `protocol_error` (SYN);
+//! 4. a listener: `protocol_error` (SYN), `listen_overflow`, else as without a
 //!    socket;
-//! 4. a connection answers a segment: `protocol_error` (handshake), `late_data`,
+//! 5. a connection answers a segment: `protocol_error` (handshake), `late_data`,
 //!    `app_abort` (TCP_LINGER2);
-//! 5. `mptcp`;
-//! 6. a connection still in its state: `keepalive_timeout`, `app_abort`
+//! 6. `mptcp`;
+//! 7. a connection still in its state: `keepalive_timeout`, `app_abort`
 //!    (TCP_LINGER2), `memory_pressure`, `admin_kill`;
-//! 7. a connection that was closed: `listener_closed`, `app_abort`
+//! 8. a connection that was closed: `listener_closed`, `app_abort`
 //!    (TCP_LINGER2), `memory_pressure`, `process_exit`, `unread_data`,
 //!    `app_abort` (SO_LINGER 0, AF_UNSPEC).
 //!

@@ -138,6 +138,10 @@ fields! {
     TcpCbFlags = tcp_skb_cb.tcp_flags: Kind::LowByte, Optional;
     SkbDev = sk_buff.dev: Kind::Pointer, Required;
     DevNet = net_device.nd_net.net: Kind::Pointer, Required;
+    SkbRoute = sk_buff._skb_refdst: Kind::Int(8), Optional;
+    RouteDev = dst_entry.dev: Kind::Pointer, Optional;
+    RouteType = rtable.rt_type: Kind::Int(2), Optional;
+    Route6Flags = rt6_info.rt6i_flags: Kind::Int(4), Optional;
 
     // A task.
     TaskTgid = task_struct.tgid: Kind::Int(4), Optional;

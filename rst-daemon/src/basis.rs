@@ -60,6 +60,7 @@ pub fn basis(cause: Cause, event: &Event, hz: Hz) -> String {
         ),
         Cause::MemoryPressure => "the kernel's orphan or TCP memory limit was reached".to_owned(),
         Cause::ProtocolError => format!("{} in {}", segment(facts), state_name(facts)),
+        Cause::FirewallReject => format!("{} was rejected by a firewall rule", segment(facts)),
         Cause::PeerClosed => format!(
             "the peer had closed ({}){}",
             state_name(facts),

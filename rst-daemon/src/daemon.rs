@@ -18,7 +18,7 @@ use crate::incidents::{self, Book};
 use crate::join::Joiner;
 use crate::kernel::counters::{Counters, Counts};
 use crate::kernel::load::{self, LoadError, Settings};
-use crate::kernel::probes::{Hooks, RECEIVE_RESET, SEND_RESET};
+use crate::kernel::probes::{Hooks, RECEIVE_RESET, SEND_RESET, SEND_RESET_FUNCTIONS};
 use crate::kernel::programs::ProgramHandle;
 use crate::kernel::ring::{LONGEST_SLEEP, Reader, ReaderStats, monotonic_ns};
 use crate::kernel::{kernel_log, preflight};
@@ -76,6 +76,8 @@ pub enum Command {
     Shed(Shed),
     /// Forget who has long stopped listening.
     Tidy,
+    /// Attach to functions of modules that have been loaded.
+    FollowModules,
     /// Take all probes off, for good.
     Detach,
 }
@@ -129,6 +131,16 @@ impl Tracer {
             config.details_per_second,
         )
         .map_err(DaemonError::Ring)?;
+        let attached = kernel.hooks.names();
+        let shows_all = kernel.layout.send_reset_shows_all
+            || SEND_RESET_FUNCTIONS
+                .iter()
+                .all(|function| attached.contains(function));
+        let blindness = if shows_all {
+            Blindness::None
+        } else {
+            Blindness::NoSocket
+        };
         let names = kernel.names;
         let host = Arc::new(Host {
             joiner: Joiner::new(name, kernel.layout.reason_names, kernel.hz, pids_match),
@@ -150,11 +162,7 @@ impl Tracer {
                 publisher: Publisher::new(host, hub, Insight::new(config.idle_ms, kernel.times)),
                 details_per_second: config.details_per_second,
                 memory: kernel.memory,
-                blindness: if kernel.layout.send_reset_has_reason {
-                    Blindness::None
-                } else {
-                    Blindness::NoSocket
-                },
+                blindness,
             },
             kernel.counters,
         ))
@@ -222,6 +230,11 @@ impl Tracer {
                 Ok(false) => {}
                 Err(error) => warn!("cannot read the listeners: {error}"),
             },
+            Command::FollowModules => {
+                if let Some(ebpf) = &mut self.ebpf {
+                    self.hooks.follow_modules(ebpf);
+                }
+            }
             Command::Detach => {
                 self.detach();
                 warn!(
@@ -381,9 +394,11 @@ async fn keep_cost(
         let mut inside = lock(&inside);
         inside.probes = probes.to_vec();
         periods += 1;
+        // There is room: the tracer takes each at once, and three come in five seconds
+        // at most.
+        let _ = commands.try_send(Command::FollowModules);
         if periods % TIDY_PERIODS == 0 {
-            // There is room: the tracer takes each at once, and two come in five
-            // seconds at most.
+            // Likewise.
             let _ = commands.try_send(Command::Tidy);
         }
         if let Some(shed) = change {
@@ -418,11 +433,13 @@ impl Weighed {
         };
         for program in self.programs.iter() {
             let missed = match program.probe {
-                SEND_RESET => &mut ours.missed_sent,
                 RECEIVE_RESET => &mut ours.missed_received,
+                probe if probe == SEND_RESET || SEND_RESET_FUNCTIONS.contains(&probe) => {
+                    &mut ours.missed_sent
+                }
                 _ => continue,
             };
-            *missed = program.stats().map_err(DaemonError::Programs)?.missed;
+            *missed += program.stats().map_err(DaemonError::Programs)?.missed;
         }
         Ok((counts, ours))
     }

@@ -82,6 +82,7 @@ pub(crate) fn signature(cause: Cause) -> Option<Signature> {
         | Cause::KeepaliveTimeout
         | Cause::MemoryPressure
         | Cause::ProtocolError
+        | Cause::FirewallReject
         | Cause::AfterClose
         | Cause::PeerGaveUp
         | Cause::PeerAbort

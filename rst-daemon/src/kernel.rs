@@ -4,6 +4,7 @@ pub mod batch;
 pub mod btf;
 pub mod control;
 pub mod counters;
+mod functions;
 pub mod kernel_log;
 pub mod layout;
 pub mod listeners;

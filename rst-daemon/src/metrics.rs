@@ -277,13 +277,14 @@ fn overflow(snapshot: &Snapshot) -> u64 {
 }
 
 /// How a service fails its clients.
-const LOSSES: [(Direction, Cause, Impact); 12] = {
+const LOSSES: [(Direction, Cause, Impact); 13] = {
     use Direction::{Received, Sent};
     use Impact::{ConnectFailed, ConnectionBroken};
     [
         (Sent, Cause::Refused, ConnectFailed),
         (Sent, Cause::ListenOverflow, ConnectFailed),
         (Sent, Cause::ListenerClosed, ConnectFailed),
+        (Sent, Cause::FirewallReject, ConnectFailed),
         (Sent, Cause::HalfOpen, ConnectionBroken),
         (Sent, Cause::LateData, ConnectionBroken),
         (Sent, Cause::UnreadData, ConnectionBroken),

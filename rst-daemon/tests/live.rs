@@ -57,6 +57,8 @@ mod curl;
 mod dead;
 #[path = "live/forged.rs"]
 mod forged;
+#[path = "live/functions.rs"]
+mod functions;
 #[path = "live/governor.rs"]
 mod governor;
 #[path = "live/history.rs"]

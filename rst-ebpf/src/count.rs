@@ -66,10 +66,11 @@ fn insert(key: &CountKey, gap: u32, period: u32) -> u32 {
 #[inline(always)]
 fn increment(value: *mut CountValue, gap: u32, period: u32) -> u32 {
     // SAFETY: a valid map value of this CPU. Key and overflow index hold the
-    // direction, and programs of one direction never nest on a CPU (the kernel skips the inner
-    // run), so nobody else writes the fields.
+    // direction, and the kernel skips a program that nests in itself; but those of sent
+    // resets may nest in each other, so the count is one instruction. The gap is of
+    // received ones alone, and the recent ones only share out detail.
     unsafe {
-        (*value).resets += 1;
+        kernel::add(&raw mut (*value).resets, 1);
         (*value).gap += u64::from(gap);
         let recent = Recent::next((*value).recent, period);
         (*value).recent = recent.pack();

@@ -5,7 +5,6 @@ use core::ptr;
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
-    programs::BtfTracePointContext,
 };
 use aya_log_ebpf::debug;
 use rst_common::{
@@ -18,6 +17,7 @@ use rst_common::{
 };
 
 use crate::{
+    access::{Access, Call},
     arrival,
     gather::{self, Segment, Source},
     kernel::{self, Sock},
@@ -33,14 +33,14 @@ use crate::{
     clippy::too_many_arguments,
     reason = "inlined; each is in a register already"
 )]
-pub(crate) fn emit(
-    ctx: &BtfTracePointContext,
+pub(crate) fn emit<C: Call>(
+    ctx: &C,
     control: *mut Control,
     facts: &Facts,
     key: &CountKey,
     source: &Source,
-    sk: Option<Sock>,
-    segment: &Segment,
+    sk: Option<Sock<C::Access>>,
+    segment: &Segment<C::Access>,
     doubt: u32,
     recent: u32,
 ) {
@@ -107,9 +107,9 @@ pub(crate) fn emit(
 /// # Safety
 /// `event` must be writable; see [`emit`].
 #[inline(always)]
-unsafe fn packet(event: *mut Event, sk: Option<Sock>, facts: &Facts) -> u32 {
+unsafe fn packet<A: Access>(event: *mut Event, sk: Option<Sock<A>>, facts: &Facts) -> u32 {
     let header = if facts.knows(facts::known::PACKET) {
-        sk.and_then(arrival::take)
+        sk.and_then(A::typed).and_then(arrival::take)
     } else {
         None
     };
@@ -162,7 +162,7 @@ fn wake(control: *mut Control) {
 /// # Safety
 /// `event` must be writable; see [`emit`].
 #[inline(always)]
-unsafe fn tuple(event: *mut Event, source: &Source, segment: &Segment) -> u32 {
+unsafe fn tuple<A: Access>(event: *mut Event, source: &Source, segment: &Segment<A>) -> u32 {
     // SAFETY: the caller's promise.
     unsafe {
         if source.tuple.family != 0 {
@@ -217,11 +217,12 @@ macro_rules! detail {
 /// # Safety
 /// `event` must be writable; see [`emit`].
 #[inline(always)]
-unsafe fn connection(event: *mut Event, source: &Source, sk: Option<Sock>) -> u32 {
+unsafe fn connection<A: Access>(event: *mut Event, source: &Source, sk: Option<Sock<A>>) -> u32 {
     let mut bits = 0;
     // SAFETY: the caller's promise.
     unsafe {
-        let Some(tcp) = sk.filter(|_| source.full).and_then(Sock::tcp) else {
+        let sk = sk.filter(|_| source.full).and_then(A::typed);
+        let Some(tcp) = sk.and_then(Sock::tcp) else {
             let zero = kernel::zero();
             (*event).sock_cookie = zero;
             (*event).cgroup_id = zero;
@@ -284,7 +285,11 @@ unsafe fn connection(event: *mut Event, source: &Source, sk: Option<Sock>) -> u3
 /// # Safety
 /// `event` must be writable; see [`emit`].
 #[inline(always)]
-unsafe fn namespace(event: *mut Event, sk: Option<Sock>, segment: &Segment) -> u32 {
+unsafe fn namespace<A: Access>(
+    event: *mut Event,
+    sk: Option<Sock<A>>,
+    segment: &Segment<A>,
+) -> u32 {
     let mut bits = 0;
     let net = sk.and_then(Sock::net).or_else(|| segment.skb?.net());
     let netns = net.and_then(|net| net.get::<u32>(Field::NetInum));

@@ -16,6 +16,7 @@ use rst_common::{
 };
 
 use crate::{
+    access::{Access, Typed},
     arrival, closed,
     count::ConnectionId,
     kernel::{self, Net, Skb, Sock, TcpSock},
@@ -100,7 +101,7 @@ impl Source {
 
 /// The peer's port, host byte order.
 #[inline(always)]
-pub(crate) fn remote_port(sk: Sock) -> u16 {
+pub(crate) fn remote_port<A: Access>(sk: Sock<A>) -> u16 {
     // A required field: the daemon does not start without it.
     u16::from_be(sk.common::<u16>(Field::SkDport).unwrap_or_default())
 }
@@ -144,7 +145,7 @@ pub(crate) fn facts(direction: Direction) -> Facts {
 /// is why the caller takes them from the context [`kernel::again`]. Of the facts
 /// only the flags and codes at the head are constants.
 #[inline(always)]
-pub(crate) fn settle(facts: &mut Facts, source: &mut Source, segment: &mut Segment) {
+pub(crate) fn settle<A: Access>(facts: &mut Facts, source: &mut Source, segment: &mut Segment<A>) {
     const HEAD: usize = mem::offset_of!(Facts, payload_len) / size_of::<u64>();
     const _: () = assert!(HEAD * size_of::<u64>() == mem::offset_of!(Facts, payload_len));
     let words = ptr::from_mut(facts).cast::<u64>();
@@ -175,9 +176,9 @@ pub(crate) fn settle(facts: &mut Facts, source: &mut Source, segment: &mut Segme
     source.tuple.family = kernel::forget(u64::from(source.tuple.family)) as u16;
 }
 
-/// Origin, state and all that the socket knows of the connection.
+/// Origin and state, and the ends of a connection that has ended.
 #[inline(always)]
-pub(crate) fn connection(sk: Option<Sock>, facts: &mut Facts) -> Source {
+pub(crate) fn origin<A: Access>(sk: Option<Sock<A>>, facts: &mut Facts) -> Source {
     let mut source = Source {
         full: false,
         connection: 0,
@@ -205,9 +206,20 @@ pub(crate) fn connection(sk: Option<Sock>, facts: &mut Facts) -> Source {
             Origin::Request as u8
         };
         source.tuple = Tuple::of_socket(sk, source.local_port, source.remote_port);
-        return source;
+    } else {
+        facts.origin = Origin::Socket as u8;
     }
-    facts.origin = Origin::Socket as u8;
+    source
+}
+
+/// Origin, state and all that the socket knows of the connection.
+#[inline(always)]
+pub(crate) fn connection(sk: Option<Sock>, facts: &mut Facts) -> Source {
+    let mut source = origin(sk, facts);
+    let Some(sk) = sk.filter(|_| facts.origin == Origin::Socket as u8) else {
+        return source;
+    };
+    let state = facts.state;
     if state == state::LISTEN {
         // A listener's own addresses and clocks say nothing of the connection.
         source.remote_port = 0;
@@ -299,10 +311,10 @@ fn life(sk: Sock, remote_port: u16, facts: &mut Facts) -> Owner {
 /// What is known of the connection of a segment that has no socket of its own,
 /// and of listeners where it went.
 #[inline(always)]
-pub(crate) fn history(
+pub(crate) fn history<A: Access>(
     control: *mut Control,
-    sk: Option<Sock>,
-    segment: &Segment,
+    sk: Option<Sock<A>>,
+    segment: &Segment<A>,
     source: &mut Source,
     facts: &mut Facts,
 ) {
@@ -323,6 +335,8 @@ pub(crate) fn history(
         if facts.origin != Origin::TimeWait as u8 {
             source.tuple = Tuple::of_segment(segment);
         }
+        // Here and below: one state for the verifier, whichever it is.
+        source.tuple.family = kernel::forget(u64::from(source.tuple.family)) as u16;
         if source.tuple.family == 0 {
             return;
         }
@@ -337,7 +351,7 @@ pub(crate) fn history(
             }
             return;
         }
-        facts.closed = Closed::No as u8;
+        facts.closed = kernel::forget(Closed::No as u64) as u8;
         if facts.payload_len == 0 {
             return;
         }
@@ -346,12 +360,12 @@ pub(crate) fn history(
         let listened = listeners::find(control, netns, segment.local_port, || {
             Tuple::of_segment(segment).address()
         });
-        facts.listened = listened as u8;
-        if matches!(listened, Listened::Now | Listened::Before) {
+        facts.listened = kernel::forget(listened as u64) as u8;
+        if has_listener(facts) {
             source.service = segment.local_port;
         }
     }
-    if facts.listened == Listened::Now as u8 || facts.listened == Listened::Before as u8 {
+    if has_listener(facts) {
         source.owner = listeners::owner(netns, segment.local_port);
         if !met_listener {
             // There is no socket that anybody could hold.
@@ -360,10 +374,16 @@ pub(crate) fn history(
     }
 }
 
+/// Whether somebody listens, or has listened, where the segment went.
+#[inline(always)]
+fn has_listener(facts: &Facts) -> bool {
+    facts.listened == Listened::Now as u8 || facts.listened == Listened::Before as u8
+}
+
 /// Whether the listener answers an overflow of its accept queue with a reset
 /// (`sk_acceptq_is_full`, include/net/sock.h).
 #[inline(always)]
-fn accept_queue(sk: Option<Sock>, facts: &mut Facts) {
+fn accept_queue<A: Access>(sk: Option<Sock<A>>, facts: &mut Facts) {
     let Some(sk) = sk else {
         return;
     };
@@ -542,17 +562,25 @@ pub(crate) struct TcpHeader {
     pub(crate) window: u16,
 }
 
+impl TcpHeader {
+    /// Its length with the options, bytes.
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        u32::from(self.data_offset >> 4) * 4
+    }
+}
+
 /// The segment that a reset answers; without one, all zeros.
-pub(crate) struct Segment {
+pub(crate) struct Segment<A: Access = Typed> {
     /// The packet itself.
-    pub(crate) skb: Option<Skb>,
+    pub(crate) skb: Option<Skb<A>>,
     /// Its destination: this host's port, host byte order.
     pub(crate) local_port: u16,
     /// Its source: the peer's port, host byte order.
     pub(crate) remote_port: u16,
 }
 
-impl Segment {
+impl<A: Access> Segment<A> {
     /// No segment caused the reset.
     pub(crate) const NONE: Self = Self {
         skb: None,
@@ -563,25 +591,13 @@ impl Segment {
     /// Reads the TCP header and the first payload bytes. In every path that
     /// sends a reset `skb->data` is the transport header.
     #[inline(always)]
-    pub(crate) fn gather(skb: Option<Skb>, facts: &mut Facts) -> Self {
+    pub(crate) fn gather(skb: Option<Skb<A>>, facts: &mut Facts) -> Self {
         let Some(skb) = skb else {
             return Self::NONE;
         };
-        let mut segment = Self {
-            skb: Some(skb),
-            ..Self::NONE
-        };
         let data = skb.get::<u64>(Field::SkbData).unwrap_or_default();
         let len = skb.get::<u32>(Field::SkbLen).unwrap_or_default();
-        let Some(header) = kernel::probe_at::<TcpHeader>(data) else {
-            return segment;
-        };
-        segment.local_port = u16::from_be(header.destination);
-        segment.remote_port = u16::from_be(header.source);
-        let header_len = u32::from(header.data_offset >> 4) * 4;
-        facts.segment_flags = header.flags;
-        facts.payload_len = len.saturating_sub(header_len);
-        facts.known |= known::SEGMENT;
+        let (segment, header_len) = Self::at(skb, data, len, facts);
         if facts.payload_len == 0 {
             return segment;
         }
@@ -592,5 +608,24 @@ impl Segment {
             fact!(facts.payload = payload, PAYLOAD);
         }
         segment
+    }
+
+    /// Reads the TCP header at an address: the segment has so many bytes from there
+    /// on. Also returns the length of the header.
+    #[inline(always)]
+    pub(crate) fn at(skb: Skb<A>, header: u64, len: u32, facts: &mut Facts) -> (Self, u32) {
+        let mut segment = Self {
+            skb: Some(skb),
+            ..Self::NONE
+        };
+        let Some(header) = kernel::probe_at::<TcpHeader>(header) else {
+            return (segment, 0);
+        };
+        segment.local_port = u16::from_be(header.destination);
+        segment.remote_port = u16::from_be(header.source);
+        facts.segment_flags = header.flags;
+        facts.payload_len = len.saturating_sub(header.len());
+        facts.known |= known::SEGMENT;
+        (segment, header.len())
     }
 }

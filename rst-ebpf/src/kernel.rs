@@ -13,18 +13,15 @@
 
 use core::{
     arch::asm,
+    marker::PhantomData,
     ptr::{self, NonNull},
 };
 
-use aya_ebpf::{
-    EbpfContext as _,
-    helpers::{
-        bpf_probe_read_kernel,
-        generated::{
-            bpf_get_current_task, bpf_get_current_task_btf, bpf_skc_to_tcp_sock, bpf_sock_from_file,
-        },
+use aya_ebpf::helpers::{
+    bpf_probe_read_kernel,
+    generated::{
+        bpf_get_current_task, bpf_get_current_task_btf, bpf_skc_to_tcp_sock, bpf_sock_from_file,
     },
-    programs::{BtfTracePointContext, FEntryContext, FExitContext},
 };
 use rst_common::{
     classify::Times,
@@ -35,13 +32,14 @@ use rst_common::{
     reason::{MAX_REASONS, RAW_NONE},
 };
 
-use crate::maps::{
-    CLOSED_SETS, DROPS, HAS_TASK_BTF, LAYOUT, MAX_PORTS, REASONS, SEED, SOCKETS_MASK,
+use crate::{
+    access::{Access, Call, Typed},
+    maps::{CLOSED_SETS, DROPS, HAS_TASK_BTF, LAYOUT, MAX_PORTS, REASONS, SEED, SOCKETS_MASK},
 };
 
 /// Offset of a field, or [`ABSENT`].
 #[inline(always)]
-fn offset(field: Field) -> u32 {
+pub(crate) fn offset(field: Field) -> u32 {
     // SAFETY: the index is below the array's length by construction. Volatile,
     // because the daemon replaces the value after compilation.
     unsafe { ptr::read_volatile(&raw const LAYOUT[field as usize]) }
@@ -246,20 +244,6 @@ pub(crate) fn drop_reason(raw: u32) -> u8 {
     unsafe { ptr::read_volatile((&raw const DROPS).cast::<u8>().add(index & (MAX_DROPS - 1))) }
 }
 
-/// The context once more, so that the compiler reads its pointers again instead
-/// of keeping them.
-#[inline(always)]
-#[expect(
-    clippy::pointers_in_nomem_asm_block,
-    reason = "the register is copied, nothing is read through it"
-)]
-pub(crate) fn again(ctx: &BtfTracePointContext) -> BtfTracePointContext {
-    let mut pointer = ctx.as_ptr();
-    // SAFETY: leaves the register as it is.
-    unsafe { asm!("{0} = {0}", inout(reg) pointer, options(pure, nomem, nostack)) };
-    BtfTracePointContext::new(pointer)
-}
-
 /// The low half of a pointer, as a number the verifier knows nothing about.
 #[inline(always)]
 fn low_half(pointer: *const u8) -> u32 {
@@ -270,13 +254,7 @@ fn low_half(pointer: *const u8) -> u32 {
     value as u32
 }
 
-/// An argument of the tracepoint that is a pointer, or `None` for NULL.
-#[inline(always)]
-fn argument(ctx: &BtfTracePointContext, index: usize) -> Option<NonNull<u8>> {
-    not_null(ctx.arg(index))
-}
-
-/// A typed pointer of the context, or `None` for NULL.
+/// A pointer of the context, or `None` for NULL.
 #[inline(always)]
 fn not_null(pointer: *mut u8) -> Option<NonNull<u8>> {
     if low_half(pointer) == 0 {
@@ -292,7 +270,7 @@ fn not_null(pointer: *mut u8) -> Option<NonNull<u8>> {
 /// begins with it) that has passed the NULL rule, and `T` the size the layout
 /// table states for the field.
 #[inline(always)]
-unsafe fn load<T: Copy>(base: *const u8, field: Field) -> Option<T> {
+pub(crate) unsafe fn load<T: Copy>(base: *const u8, field: Field) -> Option<T> {
     // SAFETY: the caller's promise.
     unsafe { load_within(base, field, 0) }
 }
@@ -336,28 +314,37 @@ pub(crate) fn probe_at<T>(address: u64) -> Option<T> {
 /// `struct sock *` of a tracepoint; only `sock_common` is valid in it until its
 /// state is known (TIME_WAIT and request sockets are smaller).
 #[derive(Clone, Copy)]
-pub(crate) struct Sock(NonNull<u8>);
+pub(crate) struct Sock<A: Access = Typed>(NonNull<u8>, PhantomData<A>);
+
+impl<A: Access> Sock<A> {
+    /// Argument `index`, unless NULL. Where a traced function returns, what it returns
+    /// comes after its arguments.
+    #[inline(always)]
+    pub(crate) fn from_arg(ctx: &impl Call<Access = A>, index: usize) -> Option<Self> {
+        not_null(ctx.pointer(index)).map(Self::at)
+    }
+
+    #[inline(always)]
+    fn at(pointer: NonNull<u8>) -> Self {
+        Self(pointer, PhantomData)
+    }
+
+    /// A field of `sock_common`.
+    #[inline(always)]
+    pub(crate) fn common<T: Copy>(self, field: Field) -> Option<T> {
+        // SAFETY: a sock, which begins with sock_common, past the NULL rule (see
+        // `not_null`).
+        unsafe { A::read(self.0.as_ptr(), field) }
+    }
+
+    /// The network namespace.
+    #[inline(always)]
+    pub(crate) fn net(self) -> Option<Net<A>> {
+        self.common::<*const u8>(Field::SkNet).map(Net::at)
+    }
+}
 
 impl Sock {
-    /// Argument `index` of the tracepoint, unless NULL.
-    #[inline(always)]
-    pub(crate) fn from_arg(ctx: &BtfTracePointContext, index: usize) -> Option<Self> {
-        argument(ctx, index).map(Self)
-    }
-
-    /// Argument `index` of a traced function, or what it returns where that is the
-    /// number of its arguments, unless NULL.
-    #[inline(always)]
-    pub(crate) fn from_exit(ctx: &FExitContext, index: usize) -> Option<Self> {
-        not_null(ctx.arg(index)).map(Self)
-    }
-
-    /// Argument `index` of a traced function, unless NULL.
-    #[inline(always)]
-    pub(crate) fn from_entry(ctx: &FEntryContext, index: usize) -> Option<Self> {
-        not_null(ctx.arg(index)).map(Self)
-    }
-
     /// The socket behind a `struct file *` that may be NULL or no socket at all.
     #[inline(always)]
     pub(crate) fn of_file(file: *mut u8) -> Option<Self> {
@@ -368,15 +355,7 @@ impl Sock {
         let socket = NonNull::new(socket.cast::<u8>())?;
         // SAFETY: PTR_TO_BTF_ID socket from the helper, checked for NULL.
         let sk = unsafe { load::<*mut u8>(socket.as_ptr(), Field::SocketSk) }?;
-        not_null(sk).map(Self)
-    }
-
-    /// A field of `sock_common`.
-    #[inline(always)]
-    pub(crate) fn common<T: Copy>(self, field: Field) -> Option<T> {
-        // SAFETY: PTR_TO_BTF_ID sock, which begins with sock_common, past the
-        // NULL rule (see `argument`).
-        unsafe { load(self.0.as_ptr(), field) }
+        not_null(sk).map(Self::at)
     }
 
     /// Whether a number is its address.
@@ -409,12 +388,6 @@ impl Sock {
         // no full TCP socket.
         let tcp = unsafe { bpf_skc_to_tcp_sock(self.0.as_ptr().cast()) };
         NonNull::new(tcp.cast()).map(TcpSock)
-    }
-
-    /// The network namespace.
-    #[inline(always)]
-    pub(crate) fn net(self) -> Option<Net> {
-        self.common::<*const u8>(Field::SkNet).map(Net)
     }
 }
 
@@ -507,17 +480,22 @@ impl TcpSock {
     }
 }
 
-/// `struct net *` reached from a socket.
+/// `struct net *` reached from a socket or a device.
 #[derive(Clone, Copy)]
-pub(crate) struct Net(*const u8);
+pub(crate) struct Net<A: Access = Typed>(*const u8, PhantomData<A>);
 
-impl Net {
+impl<A: Access> Net<A> {
+    #[inline(always)]
+    fn at(pointer: *const u8) -> Self {
+        Self(pointer, PhantomData)
+    }
+
     /// A field of `struct net`.
     #[inline(always)]
     pub(crate) fn get<T: Copy>(self, field: Field) -> Option<T> {
-        // SAFETY: the verifier types the pointer `struct net` from BTF; such
-        // walked pointers are read fault-safely.
-        unsafe { load(self.0, field) }
+        // SAFETY: where the verifier types pointers, it does this one `struct net` from
+        // BTF; such walked pointers are read fault-safely.
+        unsafe { A::read(self.0, field) }
     }
 
     /// What tells it from other namespaces: its cookie, or its inode where the
@@ -530,30 +508,44 @@ impl Net {
     }
 }
 
-/// `struct sk_buff *` of a tracepoint: the segment that is answered.
+/// `struct sk_buff *` of an argument: the segment that is answered.
 #[derive(Clone, Copy)]
-pub(crate) struct Skb(NonNull<u8>);
+pub(crate) struct Skb<A: Access = Typed>(NonNull<u8>, PhantomData<A>);
 
-impl Skb {
-    /// Argument `index` of the tracepoint, unless NULL.
+impl<A: Access> Skb<A> {
+    /// Argument `index`, unless NULL.
     #[inline(always)]
-    pub(crate) fn from_arg(ctx: &BtfTracePointContext, index: usize) -> Option<Self> {
-        argument(ctx, index).map(Self)
-    }
-
-    /// Argument `index` of a traced function, unless NULL.
-    #[inline(always)]
-    pub(crate) fn from_entry(ctx: &FEntryContext, index: usize) -> Option<Self> {
-        not_null(ctx.arg(index)).map(Self)
+    pub(crate) fn from_arg(ctx: &impl Call<Access = A>, index: usize) -> Option<Self> {
+        not_null(ctx.pointer(index)).map(|pointer| Self(pointer, PhantomData))
     }
 
     /// A field of `sk_buff`.
     #[inline(always)]
     pub(crate) fn get<T: Copy>(self, field: Field) -> Option<T> {
-        // SAFETY: PTR_TO_BTF_ID sk_buff past the NULL rule (see `argument`).
-        unsafe { load(self.0.as_ptr(), field) }
+        // SAFETY: an sk_buff past the NULL rule (see `not_null`).
+        unsafe { A::read(self.0.as_ptr(), field) }
     }
 
+    /// Address of its route (`skb_dst`, include/linux/skbuff.h), where it has one: the
+    /// lowest bit says who holds it.
+    #[inline(always)]
+    pub(crate) fn route(self) -> Option<u64> {
+        let route = self.get::<u64>(Field::SkbRoute)? & !1;
+        (route != 0).then_some(route)
+    }
+
+    /// The network namespace of the device it came through. Only where the
+    /// segment met no socket: the kernel clears the device when it has found one.
+    #[inline(always)]
+    pub(crate) fn net(self) -> Option<Net<A>> {
+        let device = A::device(self)?;
+        // SAFETY: where the verifier types pointers, it does this one
+        // `struct net_device` from BTF; such walked pointers are read fault-safely.
+        unsafe { A::read::<*const u8>(device, Field::DevNet) }.map(Net::at)
+    }
+}
+
+impl Skb {
     /// The flags of the TCP header as the kernel has noted them (`TCP_SKB_CB`): where
     /// it has, and it is no packet of another protocol.
     #[inline(always)]
@@ -566,15 +558,5 @@ impl Skb {
         // SAFETY: PTR_TO_BTF_ID sk_buff past the NULL rule; a byte of `cb`, which is
         // an array of bytes that `struct tcp_skb_cb` fits into.
         Some(unsafe { ptr::read_volatile(self.0.as_ptr().add(at)) })
-    }
-
-    /// The network namespace of the device it came through. Only where the
-    /// segment met no socket: the kernel clears the device when it has found one.
-    #[inline(always)]
-    pub(crate) fn net(self) -> Option<Net> {
-        let device = self.get::<*const u8>(Field::SkbDev)?;
-        // SAFETY: the verifier types the pointer `struct net_device` from BTF;
-        // such walked pointers are read fault-safely.
-        unsafe { load::<*const u8>(device, Field::DevNet) }.map(Net)
     }
 }

@@ -78,6 +78,20 @@ pub(crate) fn find(
     when
 }
 
+/// Whether somebody listens at an address now.
+#[inline(always)]
+pub(crate) fn listens(netns: u64, port: u16, family: u8, address: [u64; 2]) -> bool {
+    if !is_served(port) {
+        return false;
+    }
+    let Some(entry) = LISTENERS.get_ptr_mut(key(netns, port)) else {
+        return false;
+    };
+    // SAFETY: as in `find`.
+    let listener = unsafe { entry.read() };
+    listener.at(family, address) as u8 == Listened::Now as u8
+}
+
 /// The byte of a port in [`SERVED`].
 #[inline(always)]
 fn served(port: u16) -> Option<*mut u8> {

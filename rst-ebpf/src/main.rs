@@ -4,7 +4,8 @@
 //! prototypes, `tcp_receive_reset`, `inet_sock_set_state` for what is remembered
 //! of sockets, `inet_sk_error_report` for connections that die of silence;
 //! `kfree_skb` for resets that change nothing;
-//! fexit `inet_csk_accept` for who accepts, where the kernel allows it; and
+//! fexit `inet_csk_accept` for who accepts, where the kernel allows it; the functions
+//! of [`functions`] for resets that no tracepoint shows; and
 //! `iter/task_file` once, for the sockets there are at the start. No policy lives
 //! here: what a reset means is decided by `rst_common::classify`.
 #![no_std]
@@ -21,11 +22,13 @@
     reason = "the kernel's wider fields are cut to the wire types on purpose, sizes are small constants"
 )]
 
+mod access;
 mod arrival;
 mod closed;
 mod count;
 mod drops;
 mod emit;
+mod functions;
 mod gather;
 mod kernel;
 mod listeners;
@@ -53,6 +56,7 @@ use rst_common::{
 };
 
 use crate::{
+    access::Call as _,
     gather::{Segment, Source},
     kernel::{Skb, Sock, Task},
     maps::CONTROL,
@@ -334,7 +338,7 @@ pub fn inet_csk_accept_4(ctx: FExitContext) -> i32 {
 /// From 5.11 on: `(sk, skb)`. The reset itself; `tcp_receive_reset` comes next.
 #[fentry(function = "tcp_reset")]
 pub fn tcp_reset(ctx: FEntryContext) -> i32 {
-    if let (Some(sk), Some(skb)) = (Sock::from_entry(&ctx, 0), Skb::from_entry(&ctx, 1)) {
+    if let (Some(sk), Some(skb)) = (Sock::from_arg(&ctx, 0), Skb::from_arg(&ctx, 1)) {
         arrival::note(sk, skb, true);
     }
     0
@@ -343,7 +347,7 @@ pub fn tcp_reset(ctx: FEntryContext) -> i32 {
 /// `(sk, skb)` in every version: the answer to our SYN.
 #[fentry(function = "tcp_finish_connect")]
 pub fn tcp_finish_connect(ctx: FEntryContext) -> i32 {
-    if let (Some(sk), Some(skb)) = (Sock::from_entry(&ctx, 0), Skb::from_entry(&ctx, 1)) {
+    if let (Some(sk), Some(skb)) = (Sock::from_arg(&ctx, 0), Skb::from_arg(&ctx, 1)) {
         arrival::note(sk, skb, false);
     }
     0
@@ -353,7 +357,7 @@ pub fn tcp_finish_connect(ctx: FEntryContext) -> i32 {
 /// of a connection to a listener.
 #[fentry(function = "tcp_child_process")]
 pub fn tcp_child_process(ctx: FEntryContext) -> i32 {
-    if let (Some(sk), Some(skb)) = (Sock::from_entry(&ctx, 1), Skb::from_entry(&ctx, 2)) {
+    if let (Some(sk), Some(skb)) = (Sock::from_arg(&ctx, 1), Skb::from_arg(&ctx, 2)) {
         arrival::note(sk, skb, false);
     }
     0
@@ -364,7 +368,7 @@ pub fn tcp_child_process(ctx: FEntryContext) -> i32 {
 /// process's service, too.
 #[inline(always)]
 fn accept(ctx: &FExitContext, returned: usize) {
-    let Some(sk) = Sock::from_exit(ctx, returned) else {
+    let Some(sk) = Sock::from_arg(ctx, returned) else {
         return;
     };
     let owner = process::accepting();
@@ -435,7 +439,7 @@ fn send_reset(ctx: &BtfTracePointContext, raw_reason: u8) {
         closed::remember(control, source.hash, ending(&key), 0);
     }
 
-    let ctx = &kernel::again(ctx);
+    let ctx = &ctx.again();
     segment.skb = Skb::from_arg(ctx, 1);
     let doubt = kernel::forget(u64::from(doubt)) as u32;
     let recent = kernel::forget(u64::from(recent)) as u32;
@@ -480,7 +484,7 @@ fn receive_reset(ctx: &BtfTracePointContext) {
         closed::remember(control, source.hash, ending(&key), 0);
     }
 
-    let ctx = &kernel::again(ctx);
+    let ctx = &ctx.again();
     let doubt = kernel::forget(u64::from(doubt)) as u32;
     let recent = kernel::forget(u64::from(recent)) as u32;
     let sk = Sock::from_arg(ctx, 0);
@@ -491,7 +495,7 @@ fn receive_reset(ctx: &BtfTracePointContext) {
 
 /// What is remembered of a connection whose reset is counted.
 #[inline(always)]
-fn ending(key: &CountKey) -> Ending {
+pub(crate) fn ending(key: &CountKey) -> Ending {
     Ending {
         when: 0,
         role: key.role,
@@ -503,7 +507,7 @@ fn ending(key: &CountKey) -> Ending {
 /// Counts what was decided. Also returns how many of its key this CPU has seen in
 /// this period.
 #[inline(always)]
-fn count(
+pub(crate) fn count(
     control: *mut Control,
     facts: &Facts,
     verdict: Verdict,

@@ -7,6 +7,7 @@ use rst_common::{
 };
 
 use crate::{
+    access::Access,
     gather::Segment,
     kernel::{self, Sock},
 };
@@ -41,7 +42,7 @@ impl Tuple {
 
     /// The socket's own, with the ports given.
     #[inline(always)]
-    pub(crate) fn of_socket(sk: Sock, local_port: u16, remote_port: u16) -> Self {
+    pub(crate) fn of_socket<A: Access>(sk: Sock<A>, local_port: u16, remote_port: u16) -> Self {
         let mut tuple = Self::unknown();
         tuple.local_port = local_port;
         tuple.remote_port = remote_port;
@@ -66,7 +67,7 @@ impl Tuple {
 
     /// Local is where the segment went to, remote where it came from.
     #[inline(always)]
-    pub(crate) fn of_segment(segment: &Segment) -> Self {
+    pub(crate) fn of_segment<A: Access>(segment: &Segment<A>) -> Self {
         let mut tuple = Self::unknown();
         let Some(skb) = segment.skb else {
             return tuple;

@@ -19,6 +19,9 @@ pub(super) fn rules(facts: &Facts, role: Role, times: Times) -> (Cause, Impact) 
     if facts.origin == Origin::None as u8 {
         return sent_without_socket(facts, role, times);
     }
+    if facts.origin == Origin::Netfilter as u8 {
+        return (Cause::FirewallReject, reject_impact(facts));
+    }
     if facts.origin == Origin::TimeWait as u8 {
         return sent_in_time_wait(facts, role, times);
     }
@@ -60,6 +63,18 @@ fn refused_impact(facts: &Facts) -> Impact {
         Impact::Benign
     } else {
         Impact::Uncertain
+    }
+}
+
+/// Whether it answers a SYN, with or without ACK, decides what the peer has lost.
+#[inline(always)]
+fn reject_impact(facts: &Facts) -> Impact {
+    if !facts.knows(known::SEGMENT) {
+        Impact::Uncertain
+    } else if facts.segment_flags & flag::SYN != 0 {
+        Impact::ConnectFailed
+    } else {
+        Impact::ConnectionBroken
     }
 }
 

@@ -171,13 +171,13 @@ struct Raw {
 }
 
 impl Counts {
-    /// Resets sent.
+    /// Resets sent that the kernel counts as well (`OutRsts`): all but netfilter's own.
     #[must_use]
     pub fn sent(&self) -> u64 {
-        let sent = self.resets.iter();
-        sent.filter(|(series, _)| series.direction == Direction::Sent)
-            .map(|(_, resets)| resets)
-            .sum()
+        let sent = self.resets.iter().filter(|(series, _)| {
+            series.direction == Direction::Sent && series.cause != Cause::FirewallReject
+        });
+        sent.map(|(_, resets)| resets).sum()
     }
 
     /// The workloads in them.

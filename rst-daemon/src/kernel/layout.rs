@@ -22,6 +22,13 @@ const PROTOTYPES: [&str; 5] = [
     "btf_trace_inet_sock_set_state",
     "btf_trace_inet_sk_error_report",
 ];
+/// The record of `tcp_send_reset`, of its own since it fires without a full socket too
+/// (6.10, commit 19822a980e19); before, it shared that of `tcp_event_sk_skb`.
+const SEND_RESET_RECORD: &str = "trace_event_raw_tcp_send_reset";
+/// What sends resets without a connection.
+const SEND_RESET: [&str; 2] = ["tcp_v4_send_reset", "tcp_v6_send_reset"];
+/// Arguments of these before 6.10: `(sk, skb)`.
+const SEND_RESET_ARGS: usize = 2;
 /// What gives a connection to the process that accepts it.
 const ACCEPT: &str = "inet_csk_accept";
 
@@ -62,6 +69,12 @@ pub struct KernelLayout {
     pub reason_names: Vec<Option<String>>,
     /// Whether `tcp_send_reset` passes a reason (6.10 and newer).
     pub send_reset_has_reason: bool,
+    /// Whether `tcp_send_reset` also fires where there is no full socket (6.10 and
+    /// newer).
+    pub send_reset_shows_all: bool,
+    /// Whether `tcp_v4_send_reset` and `tcp_v6_send_reset` are as the programs expect
+    /// them, as far as BTF tells.
+    pub send_reset_is_known: bool,
     /// Whether `inet_sk_error_report` is there (5.14 and newer).
     pub has_error_report: bool,
     /// Arguments of `inet_csk_accept`, where it can be traced: 2, before 6.10 4.
@@ -80,7 +93,8 @@ pub fn wanted() -> Vec<&'static str> {
     let mut names: Vec<_> = FIELDS.iter().map(|field| field.root).collect();
     names.extend([REASON_ENUM, DROP_ENUM, HELPER_ENUM]);
     names.extend(PROTOTYPES);
-    names.extend([ACCEPT, RESET]);
+    names.extend([ACCEPT, RESET, SEND_RESET_RECORD]);
+    names.extend(SEND_RESET);
     names.sort_unstable();
     names.dedup();
     names
@@ -124,6 +138,11 @@ pub fn resolve(btf: &Btf<'_>) -> Result<KernelLayout, LayoutError> {
         drops: drops(btf),
         kfree_skb_args: btf.tracepoint_args("kfree_skb"),
         send_reset_has_reason: args >= 3,
+        send_reset_shows_all: args >= 3 || btf.member(SEND_RESET_RECORD, &["skaddr"]).is_some(),
+        send_reset_is_known: SEND_RESET.iter().all(|function| {
+            btf.function_args(function)
+                .is_none_or(|args| args == SEND_RESET_ARGS)
+        }),
         has_error_report: btf.tracepoint_args("inet_sk_error_report").is_some(),
         accept_args: btf.function_args(ACCEPT),
         reset_args: btf.function_args(RESET),

@@ -5,10 +5,12 @@ use std::os::fd::AsFd as _;
 
 use aya::programs::fentry::FEntryLinkId;
 use aya::programs::fexit::FExitLinkId;
+use aya::programs::kprobe::KProbeLinkId;
 use aya::programs::tp_btf::BtfTracePointLinkId;
-use aya::programs::{BtfTracePoint, FEntry, FExit, Iter, Program, ProgramError};
+use aya::programs::{BtfTracePoint, FEntry, FExit, Iter, KProbe, Program, ProgramError};
 use aya::{Btf, Ebpf};
 
+use super::functions::{self, Module};
 use super::layout::KernelLayout;
 use super::load::LoadError;
 use super::programs::ProgramHandle;
@@ -16,7 +18,7 @@ use super::programs::ProgramHandle;
 /// A hook: a place in the kernel and what it shows.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
-    /// Kernel tracepoint or iterator; the `probe` label.
+    /// Kernel tracepoint, function or iterator; the `probe` label.
     pub name: &'static str,
     /// Whether the daemon can be ready without it.
     pub required: bool,
@@ -35,6 +37,17 @@ enum Kind {
     Entry,
     /// The return of a function (fexit).
     Return,
+    /// The call of a function (fentry), or where that is refused a kprobe by another
+    /// program.
+    Function {
+        /// That program.
+        kprobe: &'static str,
+    },
+    /// The call of a function of a module (kprobe), once the module is there.
+    ModuleFunction {
+        /// The module, or what would be one if it were not built in.
+        module: &'static str,
+    },
     /// An iterator that is run once, when all else is attached.
     Iterator,
 }
@@ -70,6 +83,60 @@ pub const PROBES: &[Probe] = &[
         shows: "resets this host receives",
         kind: Kind::Tracepoint,
         program: |_| Some("tcp_receive_reset"),
+    },
+    Probe {
+        name: SEND_RESET_FUNCTIONS[0],
+        required: false,
+        shows: "resets this host sends over IPv4 from closed ports and TIME_WAIT (before Linux 6.10; tcp_send_reset shows them later)",
+        kind: Kind::Function {
+            kprobe: "tcp_v4_send_reset_kprobe",
+        },
+        program: |kernel| is_left_out(kernel).then_some("tcp_v4_send_reset"),
+    },
+    Probe {
+        name: SEND_RESET_FUNCTIONS[1],
+        required: false,
+        shows: "resets this host sends over IPv6 from closed ports and TIME_WAIT (before Linux 6.10; tcp_send_reset shows them later)",
+        kind: Kind::Function {
+            kprobe: "tcp_v6_send_reset_kprobe",
+        },
+        program: |kernel| is_left_out(kernel).then_some("tcp_v6_send_reset"),
+    },
+    Probe {
+        name: "nf_send_reset",
+        required: false,
+        shows: "resets that netfilter's REJECT sends over IPv4",
+        kind: Kind::ModuleFunction {
+            module: "nf_reject_ipv4",
+        },
+        program: |_| Some("nf_send_reset"),
+    },
+    Probe {
+        name: "nf_send_reset6",
+        required: false,
+        shows: "resets that netfilter's REJECT sends over IPv6",
+        kind: Kind::ModuleFunction {
+            module: "nf_reject_ipv6",
+        },
+        program: |_| Some("nf_send_reset6"),
+    },
+    Probe {
+        name: "nf_reject_skb_v4_tcp_reset",
+        required: false,
+        shows: "resets that netfilter's reject sends over IPv4 on bridges and devices (since Linux 5.11)",
+        kind: Kind::ModuleFunction {
+            module: "nf_reject_ipv4",
+        },
+        program: |_| Some("nf_reject_skb_v4_tcp_reset"),
+    },
+    Probe {
+        name: "nf_reject_skb_v6_tcp_reset",
+        required: false,
+        shows: "resets that netfilter's reject sends over IPv6 on bridges and devices (since Linux 5.11)",
+        kind: Kind::ModuleFunction {
+            module: "nf_reject_ipv6",
+        },
+        program: |_| Some("nf_reject_skb_v6_tcp_reset"),
     },
     Probe {
         name: "inet_sk_error_report",
@@ -134,15 +201,24 @@ pub const PROBES: &[Probe] = &[
 pub const SEND_RESET: &str = "tcp_send_reset";
 /// The probe that sees those it receives.
 pub const RECEIVE_RESET: &str = "tcp_receive_reset";
+/// The functions that send resets without a connection: where `tcp_send_reset` does not
+/// show these, the probes that do.
+pub const SEND_RESET_FUNCTIONS: [&str; 2] = ["tcp_v4_send_reset", "tcp_v6_send_reset"];
 /// The iterator over open files.
 pub const SOCKETS_AT_START: &str = "task_file";
 
+/// Whether `tcp_send_reset` leaves resets out that the functions show.
+const fn is_left_out(kernel: &KernelLayout) -> bool {
+    !kernel.send_reset_shows_all
+}
+
 /// What holds a program in its place.
 #[derive(Debug)]
-enum Link {
+pub(super) enum Link {
     Tracepoint(BtfTracePointLinkId),
     Entry(FEntryLinkId),
     Return(FExitLinkId),
+    Kprobe(KProbeLinkId),
     /// It has run, and is gone.
     Ran,
 }
@@ -154,6 +230,73 @@ struct Hook {
     program: &'static str,
     /// `None` while it is detached.
     link: Option<Link>,
+    /// Whose function it is, where that is no part of the kernel itself.
+    module: Option<Module>,
+}
+
+impl Hook {
+    fn attach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        layout: &KernelLayout,
+        btf: &Btf,
+    ) -> Result<(), ProgramError> {
+        let (name, program) = (self.probe.name, self.program);
+        self.link = match self.probe.kind {
+            Kind::Tracepoint => Some(attach_tracepoint(ebpf, name, program, btf)?),
+            Kind::Entry => Some(attach_entry(ebpf, name, program, btf)?),
+            Kind::Return => Some(attach_return(ebpf, name, program, btf)?),
+            Kind::Iterator => Some(run_iterator(ebpf, name, program, btf)?),
+            Kind::Function { .. } if !layout.send_reset_is_known => {
+                return Err(failure(
+                    "its arguments are not (sk, skb); a newer rst may know it",
+                ));
+            }
+            Kind::Function { kprobe } => {
+                let (program, link) = functions::attach(ebpf, name, [program, kprobe], btf)?;
+                self.program = program;
+                Some(link)
+            }
+            Kind::ModuleFunction { module } => {
+                functions::load_kprobe(ebpf, program)?;
+                let module = self.module.insert(Module::new(module));
+                match functions::attach_kprobe(ebpf, name, program) {
+                    Ok(link) => Some(link),
+                    Err(error) if module.is_loaded() => return Err(error),
+                    Err(_) => {
+                        tracing::info!(
+                            "{name} waits for the module {}; it shows {}",
+                            module.name,
+                            self.probe.shows
+                        );
+                        None
+                    }
+                }
+            }
+        };
+        Ok(())
+    }
+
+    /// Attaches to a function whose module has been loaded, which is another one each
+    /// time.
+    fn follow_module(&mut self, ebpf: &mut Ebpf) -> Result<(), ProgramError> {
+        let Some(module) = &mut self.module else {
+            return Ok(());
+        };
+        if !module.has_changed() {
+            return Ok(());
+        }
+        let is_loaded = module.is_loaded();
+        if let Some(link) = self.link.take() {
+            detach(ebpf, self.program, link)?;
+        }
+        if is_loaded {
+            let link = functions::attach_kprobe(ebpf, self.probe.name, self.program)?;
+            self.link = Some(link);
+            tracing::info!("attached {}, for its module is loaded", self.probe.name);
+        }
+        Ok(())
+    }
 }
 
 /// The hooks of this kernel.
@@ -177,18 +320,14 @@ impl Hooks {
                 );
                 continue;
             };
-            let result = match probe.kind {
-                Kind::Tracepoint => attach_tracepoint(ebpf, probe.name, program, kernel_btf),
-                Kind::Entry => attach_entry(ebpf, probe.name, program, kernel_btf),
-                Kind::Return => attach_return(ebpf, probe.name, program, kernel_btf),
-                Kind::Iterator => run_iterator(ebpf, probe.name, program, kernel_btf),
+            let mut hook = Hook {
+                probe,
+                program,
+                link: None,
+                module: None,
             };
-            match result {
-                Ok(link) => hooks.push(Hook {
-                    probe,
-                    program,
-                    link: Some(link),
-                }),
+            match hook.attach(ebpf, layout, kernel_btf) {
+                Ok(()) => hooks.push(hook),
                 Err(source) if probe.required => return Err(LoadError::Attach { probe, source }),
                 Err(source) => tracing::warn!("{}", LoadError::Attach { probe, source }),
             }
@@ -224,11 +363,26 @@ impl Hooks {
             .collect()
     }
 
-    /// Takes the probes off that can be done without, or puts them on again.
+    /// Attaches to functions of modules that have been loaded since the last time.
+    pub fn follow_modules(&mut self, ebpf: &mut Ebpf) {
+        for hook in &mut self.0 {
+            if let Err(source) = hook.follow_module(ebpf) {
+                let probe = hook.probe;
+                tracing::warn!("{}", LoadError::Attach { probe, source });
+            }
+        }
+    }
+
+    /// Takes the probes off that can be done without, or puts them on again. Those that
+    /// resets are counted through stay.
     pub fn keep_optional(&mut self, ebpf: &mut Ebpf, keep: bool) -> Result<(), LoadError> {
         for hook in &mut self.0 {
             let probe = hook.probe;
-            if probe.required || matches!(hook.link, Some(Link::Ran)) {
+            let counts = matches!(
+                probe.kind,
+                Kind::Function { .. } | Kind::ModuleFunction { .. }
+            );
+            if probe.required || counts || matches!(hook.link, Some(Link::Ran)) {
                 continue;
             }
             let result = match (hook.link.take(), keep) {
@@ -261,7 +415,7 @@ fn again(ebpf: &mut Ebpf, program: &'static str, kind: Kind) -> Result<Option<Li
             let program: &mut FExit = program.try_into()?;
             Some(Link::Return(program.attach()?))
         }
-        Kind::Iterator => None,
+        Kind::Function { .. } | Kind::ModuleFunction { .. } | Kind::Iterator => None,
     })
 }
 
@@ -280,6 +434,10 @@ fn detach(ebpf: &mut Ebpf, program: &'static str, link: Link) -> Result<(), Prog
             let program: &mut FExit = program.try_into()?;
             program.detach(link)
         }
+        Link::Kprobe(link) => {
+            let program: &mut KProbe = program.try_into()?;
+            program.detach(link)
+        }
         Link::Ran => Ok(()),
     }
 }
@@ -295,7 +453,7 @@ fn attach_tracepoint(
     Ok(Link::Tracepoint(program.attach()?))
 }
 
-fn attach_entry(
+pub(super) fn attach_entry(
     ebpf: &mut Ebpf,
     name: &str,
     program: &'static str,
@@ -303,7 +461,13 @@ fn attach_entry(
 ) -> Result<Link, ProgramError> {
     let program: &mut FEntry = find(ebpf, program)?.try_into()?;
     program.load(name, btf)?;
-    Ok(Link::Entry(program.attach()?))
+    match program.attach() {
+        Ok(link) => Ok(Link::Entry(link)),
+        Err(error) => {
+            program.unload()?;
+            Err(error)
+        }
+    }
 }
 
 fn attach_return(
@@ -349,10 +513,18 @@ fn read_to_end(file: &mut impl io::Read) -> io::Result<()> {
     }
 }
 
-fn find<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, ProgramError> {
+pub(super) fn find<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut Program, ProgramError> {
     ebpf.program_mut(name).ok_or_else(|| {
-        ProgramError::IOError(io::Error::other(format!(
+        failure(format!(
             "the embedded eBPF object lacks `{name}`: rebuild rst"
-        )))
+        ))
     })
+}
+
+/// What is wrong, where it is not the kernel that says so.
+pub(super) fn failure(what: impl Into<String>) -> ProgramError {
+    ProgramError::IOError(io::Error::other(what.into()))
 }

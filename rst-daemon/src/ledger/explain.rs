@@ -9,7 +9,8 @@ use super::snmp::Counter;
 /// What a kernel does not show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blindness {
-    /// Before 6.10: resets sent from closed ports and from TIME_WAIT.
+    /// Before 6.10: resets sent from closed ports and from TIME_WAIT, where the
+    /// functions that send them can't be probed.
     NoSocket,
     /// Only those that could not be made for want of memory.
     None,
@@ -57,7 +58,7 @@ impl Report {
         let failed = self.kernel[Counter::AbortFailed].unwrap_or(0);
         text.push_str(match (self.blindness, failed) {
             (Blindness::NoSocket, _) => {
-                "; before Linux 6.10 the kernel shows no reset that it sends from a closed port or from TIME_WAIT"
+                "; this kernel shows no reset that it sends from a closed port or from TIME_WAIT: rst could not probe tcp_v4_send_reset or tcp_v6_send_reset, and said why when it started"
             }
             (Blindness::None, 1..) => {
                 "; those that could not be made for want of memory, at most TCPAbortFailed, are counted by the kernel but not shown"
@@ -138,7 +139,7 @@ mod tests {
             report().explain().unwrap(),
             "12 resets that this host has sent are missing in rst_resets_total: the kernel counted 1015, rst 1000 and 3 misses; \
              meanwhile resets were sent in netns 4026532177 (nginx[812]): 9, the netns of rst's own: 4; \
-             before Linux 6.10 the kernel shows no reset that it sends from a closed port or from TIME_WAIT"
+             this kernel shows no reset that it sends from a closed port or from TIME_WAIT: rst could not probe tcp_v4_send_reset or tcp_v6_send_reset, and said why when it started"
         );
         let mut failed = Report {
             blindness: Blindness::None,

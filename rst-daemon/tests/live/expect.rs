@@ -45,7 +45,7 @@ fn reset(direction: &str, local: SocketAddr, remote: SocketAddr, fields: Value) 
 /// socket.
 fn owner_of(fields: &Value) -> Value {
     let source = match (fields["origin"].as_str(), fields["role"].as_str()) {
-        (Some("none" | "timewait"), _) => return Value::Null,
+        (Some("none" | "timewait" | "netfilter"), _) => return Value::Null,
         (Some("socket"), Some("client")) => "connect",
         (Some("socket"), Some("server")) if fields["state"] == "LISTEN" => "listener",
         (Some("socket"), Some("server")) => "accept",

@@ -34,9 +34,16 @@ struct Shown {
 
 impl Shown {
     fn of(scrape: &Scrape) -> Self {
+        let sent = |more: &[(&str, &str)]| {
+            scrape.resets(
+                &Scrape::nothing(),
+                &[&[("direction", "sent")], more].concat(),
+            )
+        };
         Self {
             kernel: scrape.value("rst_kernel_out_resets_total"),
-            sent: scrape.resets(&Scrape::nothing(), &[("direction", "sent")]),
+            // The kernel does not count netfilter's.
+            sent: sent(&[]) - sent(&[("cause", "firewall_reject")]),
             unaccounted: scrape.value("rst_unaccounted_resets"),
             credited: scrape.value("rst_credited_resets_total"),
         }

@@ -86,6 +86,11 @@ fn answer_examples() -> Vec<Example> {
             answered(closing(server(), Reason::AbortOnData), 0),
         ),
         example(
+            Cause::FirewallReject,
+            answering(Origin::Netfilter, flag::SYN, 0),
+            answering(Origin::None, flag::SYN, 0),
+        ),
+        example(
             Cause::ProtocolError,
             answered(
                 sent(Facts {

@@ -91,6 +91,29 @@ fn data_for_what_we_had_closed() {
 }
 
 #[test]
+fn rejected_by_the_firewall() {
+    let rejected = |flags, len| answering(Origin::Netfilter, flags, len);
+    for flags in [flag::SYN, flag::SYN | flag::ACK] {
+        check(
+            &rejected(flags, 0),
+            Cause::FirewallReject,
+            Impact::ConnectFailed,
+        );
+    }
+    let data = rejected(flag::ACK, 5);
+    let verdict = check(&data, Cause::FirewallReject, Impact::ConnectionBroken);
+    assert_eq!(verdict.role, Role::Unknown);
+    let served = Facts {
+        listened: Listened::Now as u8,
+        ..data
+    };
+    assert_eq!(decide(&served).role, Role::Server);
+    // The header could not be read.
+    let unknown = Facts { known: 0, ..data };
+    check(&unknown, Cause::FirewallReject, Impact::Uncertain);
+}
+
+#[test]
 fn listeners() {
     let listener = |reason: Reason, flags| Facts {
         known: known::SEGMENT | known::STATE,

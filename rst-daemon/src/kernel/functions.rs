@@ -1,0 +1,95 @@
+//! Attaches programs to functions: by fentry or else by kprobe, and to those of modules
+//! when they are loaded.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use aya::programs::{KProbe, ProgramError};
+use aya::{Btf, Ebpf};
+
+use super::load::refusal;
+use super::probes::{Link, attach_entry, failure, find};
+
+/// What the kernel's kprobes are found by (`perf_event_open(2)`).
+const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
+
+/// A module that may be loaded, and loaded anew, while the daemon runs.
+#[derive(Debug)]
+pub(super) struct Module {
+    /// Its name, with underscores.
+    pub(super) name: &'static str,
+    /// What tells this time that it is loaded from others: the inode of its folder in
+    /// sysfs.
+    loaded: Option<u64>,
+}
+
+impl Module {
+    /// Looks for it.
+    pub(super) fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            loaded: Self::look(name),
+        }
+    }
+
+    /// Looks again; whether it has been loaded or unloaded meanwhile.
+    pub(super) fn has_changed(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.loaded, Self::look(self.name));
+        before != self.loaded
+    }
+
+    /// Whether it was there at the last look.
+    pub(super) const fn is_loaded(&self) -> bool {
+        self.loaded.is_some()
+    }
+
+    fn look(name: &str) -> Option<u64> {
+        let folder = fs::metadata(Path::new("/sys/module").join(name));
+        folder.ok().map(|folder| folder.ino())
+    }
+}
+
+/// Attaches the first program by fentry, or where that is refused the second by kprobe.
+/// Returns which it is.
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    function: &str,
+    [program, kprobe]: [&'static str; 2],
+    btf: &Btf,
+) -> Result<(&'static str, Link), ProgramError> {
+    let refused = match attach_entry(ebpf, function, program, btf) {
+        Ok(link) => return Ok((program, link)),
+        Err(error) => refusal(&error),
+    };
+    let result = load_kprobe(ebpf, kprobe).and_then(|()| attach_kprobe(ebpf, function, kprobe));
+    match result {
+        Ok(link) => {
+            tracing::info!("{function} is probed by kprobe, for fentry is refused: {refused}");
+            Ok((kprobe, link))
+        }
+        Err(error) => Err(failure(format!(
+            "fentry: {refused}; kprobe: {}",
+            refusal(&error)
+        ))),
+    }
+}
+
+/// Loads a program that is to be attached by kprobe, now or later.
+pub(super) fn load_kprobe(ebpf: &mut Ebpf, program: &'static str) -> Result<(), ProgramError> {
+    if !Path::new(KPROBES).exists() {
+        return Err(failure("this kernel has no kprobes (CONFIG_KPROBE_EVENTS)"));
+    }
+    let program: &mut KProbe = find(ebpf, program)?.try_into()?;
+    program.load()
+}
+
+/// Attaches a program that is loaded.
+pub(super) fn attach_kprobe(
+    ebpf: &mut Ebpf,
+    function: &str,
+    program: &'static str,
+) -> Result<Link, ProgramError> {
+    let program: &mut KProbe = find(ebpf, program)?.try_into()?;
+    Ok(Link::Kprobe(program.attach(function, 0)?))
+}
