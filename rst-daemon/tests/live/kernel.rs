@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use rst_daemon::kernel::btf::{Btf, VMLINUX};
 use rst_daemon::kernel::layout::{self, KernelLayout};
-use rst_daemon::kernel::probes::SOCKETS_AT_START;
+use rst_daemon::kernel::probes::{SEND_RESET_FUNCTIONS, SOCKETS_AT_START};
 use serde_json::{Value, json};
 
 use crate::metrics::Scrape;
@@ -73,8 +73,11 @@ impl Kernel {
     /// Whether something is shown.
     pub(crate) fn shows(&self, what: Limit) -> bool {
         match what {
-            // A probe that sees them otherwise lifts the limit here.
-            Limit::NoSocket => self.layout.send_reset_has_reason,
+            Limit::NoSocket => {
+                let functions = SEND_RESET_FUNCTIONS.iter();
+                self.layout.send_reset_shows_all
+                    || functions.copied().all(|name| self.up.contains(name))
+            }
             // Those of sockets came last.
             Limit::Reason => self.has_reason("TCP_ABORT_ON_CLOSE"),
             Limit::Accept => self.up.contains("inet_csk_accept"),

@@ -71,6 +71,10 @@ pub(crate) const GROUPS: &[Group] = &[
         ],
     },
     Group {
+        name: "forged",
+        tests: &["forged::reset_of_a_client", "forged::reset_of_a_server"],
+    },
+    Group {
         name: "owners",
         tests: &[
             "owners::accepting::worker_that_accepts_is_told",
