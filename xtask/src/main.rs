@@ -38,10 +38,13 @@ enum Cli {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Run the unit tests, the live tests and the kernel matrix (root), then sum them up in one line
+    /// Run the unit tests and the live tests (root), then sum them up in one line
     Test {
         /// Only tests whose names contain this
         filter: Option<String>,
+        /// The kernel matrix too, as `cargo xtask vm` runs it
+        #[arg(long)]
+        kernels: bool,
     },
     /// Run live tests on other kernels, under QEMU (root)
     Vm(vm::Options),
@@ -56,7 +59,7 @@ fn main() -> ExitCode {
         Cli::Setup => setup::command(),
         Cli::Build => run::build(),
         Cli::Run { args } => run::daemon(&args),
-        Cli::Test { filter } => test::run(filter.as_deref()),
+        Cli::Test { filter, kernels } => test::run(filter.as_deref(), kernels),
         Cli::Vm(options) => vm::run(&options),
         Cli::Bench(options) => bench::run(&options),
         Cli::Lint => lint::run(),

@@ -78,7 +78,9 @@ fn storm(test: &str, lab: &Lab) -> Result<(), u64> {
         over.store(true, Ordering::Relaxed);
         scrapes.join().unwrap()
     });
-    assert!(taken >= 3, "{taken} scrapes during the storm");
+    // A guest's storm is short, and a scrape takes long there.
+    let least = if pace::is_emulated() { 1 } else { 3 };
+    assert!(taken >= least, "{taken} scrapes during the storm");
     assert!(
         slowest < pace::patience(SCRAPE),
         "a scrape took {slowest:?}"

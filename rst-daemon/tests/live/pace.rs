@@ -11,7 +11,7 @@ const EMULATED: &str = "RST_TEST_EMULATED";
 const STRETCH: u32 = 30;
 
 /// What a storm is divided by in a guest.
-const LESS: u64 = 20;
+const LESS: u64 = 10;
 
 /// Silence after which a connection counts as idle in a guest, where a test does not set
 /// it: as the usual second on the host, no stall of the machine reaches it.
