@@ -46,6 +46,7 @@ use crate::facts::Facts;
 pub use connection::{
     gap, received_bytes, role, turn, turn_at_close, turn_at_fin, unacked_data, undelivered_data,
 };
+use impact::Loss;
 
 /// Durations that part one cause or impact from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +119,7 @@ pub fn classify(facts: &Facts, times: Times) -> Verdict {
 #[inline(always)]
 pub fn classify_sent(facts: &Facts, times: Times) -> Verdict {
     let role = role(facts);
-    verdict(role, sent::rules(facts, role, times))
+    verdict(facts, role, times, sent::rules(facts))
 }
 
 /// [`classify`] of a reset that arrived here.
@@ -126,14 +127,14 @@ pub fn classify_sent(facts: &Facts, times: Times) -> Verdict {
 #[inline(always)]
 pub fn classify_received(facts: &Facts, times: Times) -> Verdict {
     let role = role(facts);
-    verdict(role, received::rules(facts, role, times))
+    verdict(facts, role, times, received::rules(facts, role, times))
 }
 
 #[inline(always)]
-fn verdict(role: Role, (cause, impact): (Cause, Impact)) -> Verdict {
+fn verdict(facts: &Facts, role: Role, times: Times, (cause, loss): (Cause, Loss)) -> Verdict {
     Verdict {
         cause,
-        impact,
+        impact: loss.impact(facts, role, times),
         role,
     }
 }

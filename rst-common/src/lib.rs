@@ -4,6 +4,7 @@
 //! Everything here is plain data and pure functions: no I/O, no allocation, no
 //! clock. The same code runs in the kernel and in host tests.
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod cause;
 pub mod classify;
@@ -16,3 +17,4 @@ pub mod layout;
 pub mod owner;
 pub mod reason;
 pub mod tcp;
+pub mod verifier;

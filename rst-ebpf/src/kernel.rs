@@ -23,6 +23,7 @@ use aya_ebpf::helpers::{
         bpf_get_current_task, bpf_get_current_task_btf, bpf_skc_to_tcp_sock, bpf_sock_from_file,
     },
 };
+pub(crate) use rst_common::verifier::{flag, forget};
 use rst_common::{
     classify::Times,
     drops::MAX_DROPS,
@@ -144,31 +145,6 @@ pub(crate) fn zero() -> u64 {
     forget(0)
 }
 
-/// The same value, of which the verifier knows nothing any more.
-///
-/// It follows every path with every constant it has seen on the way, so a
-/// handful of yes-or-no facts and a verdict of constants multiply what it has
-/// to check a hundredfold. Combined with an unknown number and back, they are
-/// one state again.
-#[inline(always)]
-pub(crate) fn forget(value: u64) -> u64 {
-    let mut value = value;
-    // SAFETY: computes with two registers; the 32-bit copy of the frame pointer
-    // is an unknown scalar to the verifier.
-    unsafe {
-        asm!(
-            "r2 = r10",
-            "w2 = w2",
-            "r1 ^= r2",
-            "r1 ^= r2",
-            inout("r1") value,
-            out("r2") _,
-            options(pure, nomem, nostack),
-        );
-    }
-    value
-}
-
 /// A port as an index, cut to 16 bits where the verifier sees it: the compiler knows
 /// that it has no more.
 #[inline(always)]
@@ -177,12 +153,6 @@ pub(crate) fn sixteen_bits(port: u16) -> usize {
     // SAFETY: computes with one register.
     unsafe { asm!("{0} &= 0xffff", inout(reg) index, options(pure, nomem, nostack)) };
     index as usize
-}
-
-/// [`forget`] of a fact that is yes or no.
-#[inline(always)]
-pub(crate) fn flag(value: bool) -> u8 {
-    forget(u64::from(value)) as u8 & 1
 }
 
 /// Adds to a counter in one instruction, so that neither another CPU nor a

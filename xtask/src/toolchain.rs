@@ -20,7 +20,7 @@ const LINKER_AT_LEAST: (u32, u32) = (0, 13);
 
 /// Crates that use unstable features, which a stable compiler allows only by name. The name of
 /// the package itself is not among them and there is no bare `1`, so nothing else is affected.
-const UNSTABLE_CRATES: &str = "aya_ebpf,rst_ebpf_object";
+const UNSTABLE_CRATES: &str = "aya_ebpf,rst_common,rst_ebpf_object";
 
 /// A toolchain that can build the eBPF programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

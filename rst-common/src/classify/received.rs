@@ -1,29 +1,30 @@
 //! Resets that arrived here.
 
 use super::Times;
-use super::connection::{received_bytes, turn, unacked_data, undelivered_data, unsent_data};
+use super::connection::{received_bytes, turn, unacked_data, unsent_data};
 use super::forgery::Forgery;
-use super::impact::{general_impact, is_close_notify, may_be_control, may_be_delivered};
+use super::impact::Loss;
 use crate::cause::{Cause, Impact, Role, Turn};
 use crate::facts::{Facts, known};
 use crate::tcp::{shutdown, sock_flag, state};
+use crate::verifier::{flag, forget_u8, forget_u32};
 
 #[inline(always)]
-pub(super) fn rules(facts: &Facts, role: Role, times: Times) -> (Cause, Impact) {
+pub(super) fn rules(facts: &Facts, role: Role, times: Times) -> (Cause, Loss) {
     if facts.state == state::SYN_SENT {
         // An additional subflow may be refused while the connection lives.
-        let impact = if facts.mptcp == 0 {
-            Impact::ConnectFailed
+        let loss = if facts.mptcp == 0 {
+            Loss::Is(Impact::ConnectFailed)
         } else {
-            Impact::Uncertain
+            Loss::Is(Impact::Uncertain)
         };
-        return (Cause::Refused, impact);
+        return (Cause::Refused, loss);
     }
     if facts.state == state::SYN_RECV {
-        return (Cause::Unknown, Impact::Uncertain);
+        return (Cause::Unknown, Loss::Is(Impact::Uncertain));
     }
     if facts.mptcp != 0 {
-        return (Cause::Mptcp, general_impact(facts, role, times));
+        return (Cause::Mptcp, Loss::Undelivered);
     }
     let client = role as u8 == Role::Client as u8;
     let server = role as u8 == Role::Server as u8;
@@ -31,13 +32,13 @@ pub(super) fn rules(facts: &Facts, role: Role, times: Times) -> (Cause, Impact) 
     if server && facts.knows(volume) && received_bytes(facts) == 0 && has_said_little(facts, times)
     {
         // A health check, a scan, a banner check, a cancelled connect.
-        return (Cause::NoData, Impact::Benign);
+        return (Cause::NoData, Loss::Is(Impact::Benign));
     }
     if facts.state == state::CLOSE_WAIT || facts.state == state::LAST_ACK {
-        return (Cause::PeerClosed, peer_closed_impact(facts, role));
+        return (Cause::PeerClosed, Loss::PeerClosed);
     }
     if facts.sock_flags & sock_flag::DEAD != 0 || facts.shutdown & shutdown::RCV != 0 {
-        return (Cause::AfterClose, after_close_impact(facts, role, times));
+        return (Cause::AfterClose, Loss::AfterClose);
     }
     let needed = known::IDLE_TX
         | known::IDLE_RX
@@ -48,12 +49,13 @@ pub(super) fn rules(facts: &Facts, role: Role, times: Times) -> (Cause, Impact) 
         | known::BYTES_SENT
         | known::BYTES_RECEIVED;
     if !facts.knows(needed) {
-        return (Cause::Unknown, Impact::Uncertain);
+        return (Cause::Unknown, Loss::Is(Impact::Uncertain));
     }
     // After a silence it matters more whose timer it was.
     let in_use = facts.idle_segment < times.idle;
-    if in_use && Forgery::of(facts, times.jiffy_us).is_forged() {
-        return (Cause::Forged, Impact::ConnectionBroken);
+    let forged = flag(in_use && Forgery::of(facts, times.jiffy_us).is_forged()) != 0;
+    if forged {
+        return (Cause::Forged, Loss::Is(Impact::ConnectionBroken));
     }
     if client
         && facts.state == state::ESTABLISHED
@@ -61,39 +63,39 @@ pub(super) fn rules(facts: &Facts, role: Role, times: Times) -> (Cause, Impact) 
         && facts.bytes_sent == 0
         && age(facts) < times.idle
     {
-        return (Cause::NoData, Impact::ConnectFailed);
+        return (Cause::NoData, Loss::Is(Impact::ConnectFailed));
     }
-    let unacked = unacked_data(facts);
+    let unacked = forget_u32(unacked_data(facts));
     // With more to send it is a probe of the peer's window.
     if unacked == 0 && facts.unsent == 0 && facts.probes_out != 0 {
-        return (Cause::StaleProbe, general_impact(facts, role, times));
+        return (Cause::StaleProbe, Loss::Undelivered);
     }
     // Whoever has forgotten a connection says so at once; whoever takes a while has
     // looked at what it got.
-    let at_once = times.is_at_once(facts, facts.idle_tx);
+    let at_once = flag(times.is_at_once(facts, facts.idle_tx)) != 0;
     if unacked != 0 && facts.idle_segment >= times.idle && at_once {
-        return (Cause::StaleReuse, Impact::ConnectionBroken);
+        return (Cause::StaleReuse, Loss::Is(Impact::ConnectionBroken));
     }
-    let last = turn(facts) as u8;
-    let outstanding = unacked != 0 || facts.unsent != 0;
-    let silent = facts.idle_rx >= times.idle && facts.idle_tx >= times.idle;
+    let last = forget_u8(turn(facts) as u8);
+    let outstanding = flag(unacked != 0 || facts.unsent != 0) != 0;
+    let silent = flag(facts.idle_rx >= times.idle && facts.idle_tx >= times.idle) != 0;
     let many = facts.multiplexed != 0;
     if client && !many && last == Turn::Us as u8 && !outstanding && silent {
-        return (Cause::NoResponse, Impact::ConnectionBroken);
+        return (Cause::NoResponse, Loss::Is(Impact::ConnectionBroken));
     }
     if server && !many && last == Turn::Peer as u8 {
         // Whoever leaves at once has waited for nothing.
-        let impact = if !outstanding && times.is_no_wait(facts, facts.idle_rx) {
-            Impact::Uncertain
+        let loss = if !outstanding && times.is_no_wait(facts, facts.idle_rx) {
+            Loss::Is(Impact::Uncertain)
         } else {
-            Impact::ConnectionBroken
+            Loss::Is(Impact::ConnectionBroken)
         };
-        return (Cause::PeerGaveUp, impact);
+        return (Cause::PeerGaveUp, loss);
     }
     if silent && !outstanding {
-        return (Cause::IdleTimeout, Impact::Uncertain);
+        return (Cause::IdleTimeout, Loss::Is(Impact::Uncertain));
     }
-    (Cause::PeerAbort, general_impact(facts, role, times))
+    (Cause::PeerAbort, Loss::Undelivered)
 }
 
 /// Longest that a server's greeting may be.
@@ -116,52 +118,5 @@ fn age(facts: &Facts) -> u32 {
         facts.age
     } else {
         facts.idle_segment
-    }
-}
-
-/// The peer had closed, then we sent. A client's question is lost. A server has
-/// failed somebody where an answer was pending when the peer's FIN came; for what
-/// it sends unasked after that nobody waits.
-#[inline(always)]
-fn peer_closed_impact(facts: &Facts, role: Role) -> Impact {
-    let impact = undelivered_impact(facts);
-    let server = role as u8 == Role::Server as u8;
-    let client = role as u8 == Role::Client as u8;
-    let unasked = server && facts.tracked_turn != Turn::Peer as u8;
-    // Closed without an answer: what was lost was lost with the FIN.
-    let unanswered = client && facts.tracked_turn == Turn::Us as u8;
-    if unasked && impact as u8 == Impact::ConnectionBroken as u8
-        || unanswered && impact as u8 == Impact::Benign as u8
-    {
-        Impact::Uncertain
-    } else {
-        impact
-    }
-}
-
-/// We had closed.
-#[inline(always)]
-fn after_close_impact(facts: &Facts, role: Role, times: Times) -> Impact {
-    let impact = undelivered_impact(facts);
-    if impact as u8 == Impact::ConnectionBroken as u8 && may_be_delivered(facts, role, times) {
-        Impact::Uncertain
-    } else {
-        impact
-    }
-}
-
-/// Benign where nothing but a farewell was undelivered.
-#[inline(always)]
-fn undelivered_impact(facts: &Facts) -> Impact {
-    if !facts.knows(known::UNACKED | known::UNSENT) {
-        return Impact::Uncertain;
-    }
-    let undelivered = undelivered_data(facts);
-    if undelivered == 0 || is_close_notify(undelivered) {
-        Impact::Benign
-    } else if may_be_control(facts, undelivered) {
-        Impact::Uncertain
-    } else {
-        Impact::ConnectionBroken
     }
 }
