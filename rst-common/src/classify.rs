@@ -44,7 +44,8 @@ mod sent;
 use crate::cause::{Cause, Direction, Impact, Role};
 use crate::facts::Facts;
 pub use connection::{
-    gap, received_bytes, role, turn, turn_at_close, turn_at_fin, unacked_data, undelivered_data,
+    gap, received_bytes, role, segment_role, turn, turn_at_close, turn_at_fin, unacked_data,
+    undelivered_data,
 };
 use impact::Loss;
 
@@ -120,6 +121,15 @@ pub fn classify(facts: &Facts, times: Times) -> Verdict {
 pub fn classify_sent(facts: &Facts, times: Times) -> Verdict {
     let role = role(facts);
     verdict(facts, role, times, sent::rules(facts))
+}
+
+/// [`classify`] of a reset that this host sent for a segment which no full socket has
+/// taken.
+#[must_use]
+#[inline(always)]
+pub fn classify_segment(facts: &Facts, times: Times) -> Verdict {
+    let role = segment_role(facts);
+    verdict(facts, role, times, sent::segment_rules(facts))
 }
 
 /// [`classify`] of a reset that arrived here.

@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use rst_common::{
     cause::{Cause, Direction, Origin, ends_connection},
-    classify::classify_sent,
+    classify::{classify_segment, segment_role},
     event::Control,
     facts::{Facts, known},
     history::Listened,
@@ -310,8 +310,8 @@ fn report<C: Call>(
     facts.known &= !known::PACKET;
     source.full = false;
     let source = &source;
-    let port = gather::service(source, facts);
-    let verdict = classify_sent(facts, kernel::times(control));
+    let port = gather::service(source, segment_role(facts), facts);
+    let verdict = classify_segment(facts, kernel::times(control));
     let (key, recent) = count(control, facts, verdict, RAW_NONE, port, source);
     // As `tcp_send_reset` does. The connection that a rule rejects goes on here.
     let answers = origin as u8 != Origin::Netfilter as u8;

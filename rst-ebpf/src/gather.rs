@@ -6,7 +6,6 @@ use core::{mem, ptr};
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use rst_common::{
     cause::{Direction, Origin, Role},
-    classify::role,
     event::{Control, Doubt},
     facts::{Facts, PAYLOAD_PREFIX, known},
     history::{Closed, Listened},
@@ -259,8 +258,8 @@ pub(crate) fn connection(sk: Option<Sock>, facts: &mut Facts) -> Source {
 /// The port that the service is counted under, 0 where none is certain; notes
 /// whether it carries many requests at once.
 #[inline(always)]
-pub(crate) fn service(source: &Source, facts: &mut Facts) -> u16 {
-    let port = kernel::forget(u64::from(source.service_port(role(facts)))) as u16;
+pub(crate) fn service(source: &Source, role: Role, facts: &mut Facts) -> u16 {
+    let port = kernel::forget(u64::from(source.service_port(role))) as u16;
     if port != 0
         && let Some(word) = MULTIPLEXED.get(u32::from(port) / 64)
     {

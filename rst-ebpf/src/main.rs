@@ -44,14 +44,14 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FEntryContext, FExitContext, RawTracePointContext},
 };
 use rst_common::{
-    cause::{Cause, Direction, Role, ends_connection, has_gap},
+    cause::{Cause, Direction, Origin, Role, ends_connection, has_gap},
     classify::{Verdict, classify_received, classify_sent, gap, role, turn_at_close, turn_at_fin},
     count::{ConnectionKey, CountKey},
     event::Control,
     facts::{Facts, known},
     history::{Closed, Ending, Life},
     layout::Field,
-    reason::RAW_NONE,
+    reason::{RAW_NONE, Reason},
     tcp::{shutdown, state},
 };
 
@@ -74,14 +74,14 @@ const ETIMEDOUT: u32 = 110;
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     // `enum sk_rst_reason` has a few dozen members.
-    send_reset(&ctx, ctx.arg::<u32>(2) as u8);
+    send_reset(&ctx, Some(ctx.arg::<u32>(2) as u8));
     0
 }
 
 /// Up to 6.9: `(sk, skb)`; touching a third argument would not load there.
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub fn tcp_send_reset_no_reason(ctx: BtfTracePointContext) -> i32 {
-    send_reset(&ctx, RAW_NONE);
+    send_reset(&ctx, None);
     0
 }
 
@@ -290,7 +290,7 @@ pub fn inet_sk_error_report(ctx: BtfTracePointContext) -> i32 {
     {
         return 0;
     }
-    let port = gather::service(&source, &mut facts);
+    let port = gather::service(&source, role(&facts), &mut facts);
     let role = kernel::forget(role(&facts) as u64) as u8 & 3;
     count::timeout(&ConnectionKey {
         workload: source.owner.workload,
@@ -410,7 +410,8 @@ pub unsafe extern "C" fn sockets_at_start(ctx: *const *mut u8) -> i32 {
 }
 
 #[inline(always)]
-fn send_reset(ctx: &BtfTracePointContext, raw_reason: u8) {
+fn send_reset(ctx: &BtfTracePointContext, reason: Option<u8>) {
+    let raw_reason = reason.unwrap_or(RAW_NONE);
     // The map's only entry: the check is for the verifier.
     let Some(control) = CONTROL.get_ptr_mut(0) else {
         return;
@@ -425,8 +426,13 @@ fn send_reset(ctx: &BtfTracePointContext, raw_reason: u8) {
     }
     gather::task(&mut facts);
     gather::settle(&mut facts, &mut source, &mut segment);
+    if reason.is_none() {
+        // Before 6.10 it shows full sockets alone: the compiler leaves out the rest.
+        facts.reason = Reason::Unspecified as u8;
+        facts.origin = Origin::Socket as u8;
+    }
 
-    let port = gather::service(&source, &mut facts);
+    let port = gather::service(&source, role(&facts), &mut facts);
     let verdict = classify_sent(&facts, kernel::times(control));
     let (key, recent) = count(control, &facts, verdict, raw_reason, port, &source);
     let doubt = match source.id() {
@@ -460,7 +466,7 @@ fn receive_reset(ctx: &BtfTracePointContext) {
     let mut segment = Segment::NONE;
     gather::settle(&mut facts, &mut source, &mut segment);
 
-    let port = gather::service(&source, &mut facts);
+    let port = gather::service(&source, role(&facts), &mut facts);
     let verdict = classify_received(&facts, kernel::times(control));
     let (key, recent) = count(control, &facts, verdict, RAW_NONE, port, &source);
     // `tcp_rcv_state_process`: the states in which data after shutdown ends in

@@ -156,6 +156,20 @@ pub fn turn(facts: &Facts) -> Turn {
     }
 }
 
+/// What this host was to a segment which no full socket has taken. Where somebody
+/// listens, or did, we were the server; what is known of a connection that has ended
+/// stands in `tracked_role`.
+#[must_use]
+#[inline(always)]
+pub fn segment_role(facts: &Facts) -> Role {
+    match facts.tracked_role {
+        _ if has_served(facts) => Role::Server,
+        1 => Role::Client,
+        2 => Role::Server,
+        _ => Role::Unknown,
+    }
+}
+
 /// What this host was, from its own sequence numbers: `bytes_acked` counts the
 /// SYN of the side that connected (`tcp_rcv_synsent_state_process` acknowledges
 /// it through `tcp_ack`), while an accepted socket starts after it
@@ -165,14 +179,7 @@ pub fn turn(facts: &Facts) -> Turn {
 #[inline(always)]
 pub fn role(facts: &Facts) -> Role {
     if facts.origin != Origin::Socket as u8 || !facts.knows(known::STATE) {
-        // Where somebody listens, or did, we were the server; what is known of
-        // a connection that has ended stands in `tracked_role`.
-        return match facts.tracked_role {
-            _ if has_served(facts) => Role::Server,
-            1 => Role::Client,
-            2 => Role::Server,
-            _ => Role::Unknown,
-        };
+        return segment_role(facts);
     }
     if facts.state == state::SYN_SENT {
         return Role::Client;

@@ -4,7 +4,7 @@ use super::Times;
 use super::connection::{
     has_served, state_held, turn, turn_at_close, unacked_data, undelivered_data, unsent_data,
 };
-use crate::cause::{Impact, Origin, Role, Turn};
+use crate::cause::{Impact, Role, Turn};
 use crate::facts::{Facts, known};
 use crate::history::Listened;
 use crate::tcp::{flag, state};
@@ -20,6 +20,8 @@ pub(super) enum Loss {
     Rejected,
     /// What the peer sent to a connection that is no more.
     LateData,
+    /// What the peer sent to a connection that was closed here.
+    DataAfterClose,
     /// What the application had not read.
     Unread,
     /// The same, and how the process ended.
@@ -42,7 +44,12 @@ impl Loss {
             Self::Is(impact) => impact,
             Self::Refused => refused_impact(facts),
             Self::Rejected => reject_impact(facts),
-            Self::LateData => late_data_impact(facts, role, times),
+            Self::LateData => late_data_impact(facts, role, facts.tracked_turn == Turn::Us as u8),
+            Self::DataAfterClose if loses_unsent(facts) => Impact::ConnectionBroken,
+            Self::DataAfterClose => {
+                let asked = turn_at_close(facts, times) as u8 == Turn::Us as u8;
+                late_data_impact(facts, role, asked)
+            }
             Self::Unread => unread_impact(facts, role),
             Self::Exit => exit_impact(facts, role),
             Self::Abort => app_abort_impact(facts, role, times),
@@ -217,17 +224,8 @@ const PLAINTEXT_ALERT: u32 = 7;
 /// A server loses a question. A client that has closed loses what it no longer
 /// wanted, unless it had asked and waited for long.
 #[inline(always)]
-fn late_data_impact(facts: &Facts, role: Role, times: Times) -> Impact {
-    let held = facts.origin == Origin::Socket as u8 && facts.state != state::LISTEN;
-    if held && loses_unsent(facts) {
-        return Impact::ConnectionBroken;
-    }
+fn late_data_impact(facts: &Facts, role: Role, asked: bool) -> Impact {
     let impact = late_payload_impact(facts);
-    let asked = if held {
-        turn_at_close(facts, times) as u8 == Turn::Us as u8
-    } else {
-        facts.tracked_turn == Turn::Us as u8
-    };
     let client = role as u8 == Role::Client as u8;
     let lost = role as u8 == Role::Server as u8 || client && asked;
     if impact as u8 == Impact::ConnectionBroken as u8 && !lost {

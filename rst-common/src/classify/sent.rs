@@ -10,14 +10,8 @@ use crate::tcp::{flag, shutdown, sock_flag, state};
 
 #[inline(always)]
 pub(super) fn rules(facts: &Facts) -> (Cause, Loss) {
-    if facts.origin == Origin::None as u8 {
-        return sent_without_socket(facts);
-    }
-    if facts.origin == Origin::Netfilter as u8 {
-        return (Cause::FirewallReject, Loss::Rejected);
-    }
-    if facts.origin == Origin::TimeWait as u8 {
-        return sent_in_time_wait(facts);
+    if facts.origin != Origin::Socket as u8 {
+        return segment_rules(facts);
     }
     let reason = Reason::from_byte(facts.reason);
     if facts.state == state::LISTEN {
@@ -35,6 +29,21 @@ pub(super) fn rules(facts: &Facts) -> (Cause, Loss) {
     } else {
         sent_in_state(facts, reason)
     }
+}
+
+/// A reset that answers a segment which no full socket has taken.
+#[inline(always)]
+pub(super) fn segment_rules(facts: &Facts) -> (Cause, Loss) {
+    if facts.origin == Origin::None as u8 {
+        return sent_without_socket(facts);
+    }
+    if facts.origin == Origin::Netfilter as u8 {
+        return (Cause::FirewallReject, Loss::Rejected);
+    }
+    if facts.origin == Origin::TimeWait as u8 {
+        return sent_in_time_wait(facts);
+    }
+    (Cause::Unknown, Loss::Is(Impact::Uncertain))
 }
 
 #[inline(always)]
@@ -118,7 +127,7 @@ fn sent_for_segment(facts: &Facts) -> (Cause, Loss) {
     }
     // `tcp_rcv_state_process`, TCPAbortOnData.
     if facts.payload_len != 0 {
-        return (Cause::LateData, Loss::LateData);
+        return (Cause::LateData, Loss::DataAfterClose);
     }
     if wants_no_fin_wait2(facts) {
         return (Cause::AppAbort, Loss::Abort);
