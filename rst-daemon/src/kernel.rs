@@ -11,4 +11,6 @@ pub mod load;
 pub mod preflight;
 pub mod probes;
 pub mod programs;
+pub mod prototypes;
 pub mod ring;
+pub mod verdict;

@@ -1,5 +1,5 @@
 //! A reader for the few things wanted of the kernel's BTF: member offsets, enum
-//! names, the number of arguments of a tracepoint.
+//! names, prototypes.
 //!
 //! aya parses the same blob to load programs but keeps members to itself, and
 //! general-purpose readers flatten every type first, which costs more than the
@@ -17,26 +17,30 @@ const HEADER_LEN: usize = 24;
 /// structs, that is followed: real ones stay below 10, so more is a loop.
 const MAX_DEPTH: usize = 32;
 
-mod kind {
-    pub(super) const INT: u32 = 1;
-    pub(super) const PTR: u32 = 2;
-    pub(super) const ARRAY: u32 = 3;
-    pub(super) const STRUCT: u32 = 4;
-    pub(super) const UNION: u32 = 5;
-    pub(super) const ENUM: u32 = 6;
-    pub(super) const FWD: u32 = 7;
-    pub(super) const TYPEDEF: u32 = 8;
-    pub(super) const VOLATILE: u32 = 9;
-    pub(super) const CONST: u32 = 10;
-    pub(super) const RESTRICT: u32 = 11;
-    pub(super) const FUNC: u32 = 12;
-    pub(super) const FUNC_PROTO: u32 = 13;
-    pub(super) const VAR: u32 = 14;
-    pub(super) const DATASEC: u32 = 15;
-    pub(super) const FLOAT: u32 = 16;
-    pub(super) const DECL_TAG: u32 = 17;
-    pub(super) const TYPE_TAG: u32 = 18;
-    pub(super) const ENUM64: u32 = 19;
+mod signature;
+
+pub use signature::Signature;
+
+pub(in crate::kernel) mod kind {
+    pub(in crate::kernel) const INT: u32 = 1;
+    pub(in crate::kernel) const PTR: u32 = 2;
+    pub(in crate::kernel) const ARRAY: u32 = 3;
+    pub(in crate::kernel) const STRUCT: u32 = 4;
+    pub(in crate::kernel) const UNION: u32 = 5;
+    pub(in crate::kernel) const ENUM: u32 = 6;
+    pub(in crate::kernel) const FWD: u32 = 7;
+    pub(in crate::kernel) const TYPEDEF: u32 = 8;
+    pub(in crate::kernel) const VOLATILE: u32 = 9;
+    pub(in crate::kernel) const CONST: u32 = 10;
+    pub(in crate::kernel) const RESTRICT: u32 = 11;
+    pub(in crate::kernel) const FUNC: u32 = 12;
+    pub(in crate::kernel) const FUNC_PROTO: u32 = 13;
+    pub(in crate::kernel) const VAR: u32 = 14;
+    pub(in crate::kernel) const DATASEC: u32 = 15;
+    pub(in crate::kernel) const FLOAT: u32 = 16;
+    pub(in crate::kernel) const DECL_TAG: u32 = 17;
+    pub(in crate::kernel) const TYPE_TAG: u32 = 18;
+    pub(in crate::kernel) const ENUM64: u32 = 19;
 }
 
 /// Why a BTF blob can't be read.
@@ -122,7 +126,7 @@ pub struct Btf<'a> {
 impl<'a> Btf<'a> {
     /// Reads the blob and remembers where the types called `wanted` are (the
     /// first struct, union, enum or typedef of each name).
-    pub fn parse(bytes: &'a [u8], wanted: &[&str]) -> Result<Self, BtfError> {
+    pub fn parse(bytes: &'a [u8], wanted: &[impl AsRef<str>]) -> Result<Self, BtfError> {
         let magic = u16_at(bytes, 0, "header")?;
         if magic != MAGIC {
             return Err(BtfError::Magic { found: magic });
@@ -166,7 +170,7 @@ impl<'a> Btf<'a> {
             ) && found.name != 0
             {
                 let name = btf.string(found.name);
-                if wanted.contains(&name) {
+                if wanted.iter().any(|wanted| wanted.as_ref() == name) {
                     btf.named.entry(name).or_insert(id);
                 }
             }
@@ -240,32 +244,6 @@ impl<'a> Btf<'a> {
                 Some((name, high << 32 | low))
             })
             .collect()
-    }
-
-    /// Number of arguments of a tracepoint, or `None` where the kernel has no
-    /// such tracepoint. Its prototype is the typedef `btf_trace_NAME`, whose
-    /// first parameter is the probe's own data.
-    #[must_use]
-    pub fn tracepoint_args(&self, tracepoint: &str) -> Option<usize> {
-        let typedef = *self.named.get(format!("btf_trace_{tracepoint}").as_str())?;
-        let pointer = self.resolve(typedef)?;
-        if pointer.kind != kind::PTR {
-            return None;
-        }
-        let function = self.resolve(pointer.size_or_id)?;
-        (function.kind == kind::FUNC_PROTO).then(|| function.vlen.saturating_sub(1))
-    }
-
-    /// Number of arguments of a function, or `None` where the kernel has none of
-    /// this name that can be traced.
-    #[must_use]
-    pub fn function_args(&self, name: &str) -> Option<usize> {
-        let function = self.resolve(*self.named.get(name)?)?;
-        if function.kind != kind::FUNC {
-            return None;
-        }
-        let prototype = self.resolve(function.size_or_id)?;
-        (prototype.kind == kind::FUNC_PROTO).then_some(prototype.vlen)
     }
 
     fn step(&self, id: u32, name: &str, depth: usize) -> Option<Member> {
@@ -401,4 +379,4 @@ fn array_at<const N: usize>(
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::kernel) mod tests;

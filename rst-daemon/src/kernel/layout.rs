@@ -1,10 +1,13 @@
 //! Looks the table of kernel fields up in the running kernel's BTF.
 
+use std::collections::BTreeMap;
+
 use rst_common::drops::{Drops, MAX_DROPS, entry};
 use rst_common::layout::{ABSENT, FIELD_COUNT, FIELDS, KernelField, Kind, Layout, Need};
 use rst_common::reason::{MAX_REASONS, Reason};
 
 use super::btf::{Btf, Shape};
+use super::prototypes;
 
 /// Types looked up besides the roots of the fields.
 const HELPER_ENUM: &str = "bpf_func_id";
@@ -14,14 +17,6 @@ const REASON_PREFIX: &str = "SK_RST_REASON_";
 /// The enum of the kernel's reasons to drop a packet.
 const DROP_ENUM: &str = "skb_drop_reason";
 const DROP_PREFIX: &str = "SKB_DROP_REASON_";
-/// Typedefs that carry the prototypes of the tracepoints.
-const PROTOTYPES: [&str; 5] = [
-    "btf_trace_kfree_skb",
-    "btf_trace_tcp_send_reset",
-    "btf_trace_tcp_receive_reset",
-    "btf_trace_inet_sock_set_state",
-    "btf_trace_inet_sk_error_report",
-];
 /// What gives a connection to the process that accepts it.
 const ACCEPT: &str = "inet_csk_accept";
 
@@ -68,6 +63,8 @@ pub struct KernelLayout {
     pub accept_args: Option<usize>,
     /// Arguments of `tcp_reset`, where it can be traced: 2, before 5.11 1.
     pub reset_args: Option<usize>,
+    /// The programs whose prototype the kernel does not have, each with what differs.
+    pub misfits: BTreeMap<&'static str, String>,
     /// Whether programs get the current task typed (5.11 and newer).
     pub has_task_btf: bool,
     /// Whether programs find the socket of a file (5.11 and newer).
@@ -76,11 +73,13 @@ pub struct KernelLayout {
 
 /// Names to hand to [`Btf::parse`].
 #[must_use]
-pub fn wanted() -> Vec<&'static str> {
-    let mut names: Vec<_> = FIELDS.iter().map(|field| field.root).collect();
-    names.extend([REASON_ENUM, DROP_ENUM, HELPER_ENUM]);
-    names.extend(PROTOTYPES);
-    names.extend([ACCEPT, RESET]);
+pub fn wanted() -> Vec<String> {
+    let roots = FIELDS.iter().map(|field| field.root);
+    let mut names: Vec<String> = roots
+        .chain([REASON_ENUM, DROP_ENUM, HELPER_ENUM])
+        .map(str::to_owned)
+        .chain(prototypes::wanted())
+        .collect();
     names.sort_unstable();
     names.dedup();
     names
@@ -103,15 +102,16 @@ pub fn resolve(btf: &Btf<'_>) -> Result<KernelLayout, LayoutError> {
     if !missing.is_empty() {
         return Err(LayoutError::Fields(missing));
     }
-    let args = btf
-        .tracepoint_args("tcp_send_reset")
-        .ok_or(LayoutError::Tracepoint("tcp:tcp_send_reset"))?;
+    let args = |tracepoint| {
+        let found = btf.tracepoint(tracepoint)?;
+        Some(found.parameters.len())
+    };
+    let send_reset = args("tcp_send_reset").ok_or(LayoutError::Tracepoint("tcp:tcp_send_reset"))?;
     for (name, full) in [
         ("tcp_receive_reset", "tcp:tcp_receive_reset"),
         ("inet_sock_set_state", "sock:inet_sock_set_state"),
     ] {
-        btf.tracepoint_args(name)
-            .ok_or(LayoutError::Tracepoint(full))?;
+        args(name).ok_or(LayoutError::Tracepoint(full))?;
     }
     let (reasons, reason_names) = reasons(btf);
     let helpers = btf.enum_members(HELPER_ENUM);
@@ -122,11 +122,12 @@ pub fn resolve(btf: &Btf<'_>) -> Result<KernelLayout, LayoutError> {
         reasons,
         reason_names,
         drops: drops(btf),
-        kfree_skb_args: btf.tracepoint_args("kfree_skb"),
-        send_reset_has_reason: args >= 3,
-        has_error_report: btf.tracepoint_args("inet_sk_error_report").is_some(),
-        accept_args: btf.function_args(ACCEPT),
-        reset_args: btf.function_args(RESET),
+        kfree_skb_args: args("kfree_skb"),
+        send_reset_has_reason: send_reset >= 3,
+        has_error_report: args("inet_sk_error_report").is_some(),
+        accept_args: btf.function(ACCEPT).map(|found| found.parameters.len()),
+        reset_args: btf.function(RESET).map(|found| found.parameters.len()),
+        misfits: prototypes::misfits(btf),
         has_task_btf: has_helper("BPF_FUNC_get_current_task_btf"),
         has_sock_from_file: has_helper("BPF_FUNC_sock_from_file"),
     })

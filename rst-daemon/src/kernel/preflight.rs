@@ -76,6 +76,14 @@ impl Host {
         }
     }
 
+    /// The mode of kernel lockdown, where it is in one.
+    #[must_use]
+    pub fn lockdown_mode(&self) -> Option<&str> {
+        let (_, rest) = self.lockdown.split_once('[')?;
+        let (mode, _) = rest.split_once(']')?;
+        (mode != "none").then_some(mode)
+    }
+
     /// The first thing that keeps the probes from running.
     pub fn check(&self) -> Result<(), PreflightError> {
         if kernel_version(&self.release).is_some_and(|version| version < OLDEST_KERNEL) {
@@ -208,5 +216,13 @@ mod tests {
         assert_eq!(kernel_version("6.18.44-fc-v669"), Some((6, 18)));
         assert_eq!(kernel_version("7.2"), Some((7, 2)));
         assert_eq!(kernel_version("x"), None);
+        assert_eq!(good().lockdown_mode(), Some("integrity"));
+        for lockdown in ["", "[none] integrity confidentiality\n"] {
+            let host = Host {
+                lockdown: lockdown.to_owned(),
+                ..good()
+            };
+            assert_eq!(host.lockdown_mode(), None);
+        }
     }
 }

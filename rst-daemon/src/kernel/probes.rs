@@ -1,7 +1,8 @@
-//! The hooks: what they are, and which of them are attached.
+//! The hooks: what they are, and what became of each.
 
 use std::io;
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 
 use aya::programs::fentry::FEntryLinkId;
 use aya::programs::fexit::FExitLinkId;
@@ -11,7 +12,9 @@ use aya::{Btf, Ebpf};
 
 use super::layout::KernelLayout;
 use super::load::LoadError;
+use super::preflight::Host;
 use super::programs::ProgramHandle;
+use super::verdict::{Judged, Verdict};
 
 /// A hook: a place in the kernel and what it shows.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +25,8 @@ pub struct Probe {
     pub required: bool,
     /// What rst sees through it.
     pub shows: &'static str,
+    /// Where it is attached: what the kernel's BTF must have.
+    pub when: &'static str,
     kind: Kind,
     /// The program for this kernel; `None` where the kernel lacks the hook.
     program: fn(&KernelLayout) -> Option<&'static str>,
@@ -48,6 +53,7 @@ pub const PROBES: &[Probe] = &[
         name: "inet_sock_set_state",
         required: true,
         shows: "whose a connection is, its age, role and last state, and listeners",
+        when: "BTF has the tracepoint inet_sock_set_state",
         kind: Kind::Tracepoint,
         program: |_| Some("inet_sock_set_state"),
     },
@@ -55,6 +61,7 @@ pub const PROBES: &[Probe] = &[
         name: SEND_RESET,
         required: true,
         shows: "resets this host sends",
+        when: "BTF has the tracepoint tcp_send_reset",
         kind: Kind::Tracepoint,
         program: |kernel| {
             Some(if kernel.send_reset_has_reason {
@@ -68,6 +75,7 @@ pub const PROBES: &[Probe] = &[
         name: RECEIVE_RESET,
         required: true,
         shows: "resets this host receives",
+        when: "BTF has the tracepoint tcp_receive_reset",
         kind: Kind::Tracepoint,
         program: |_| Some("tcp_receive_reset"),
     },
@@ -75,6 +83,7 @@ pub const PROBES: &[Probe] = &[
         name: "inet_sk_error_report",
         required: false,
         shows: "connections that die of silence (since Linux 5.14)",
+        when: "BTF has the tracepoint inet_sk_error_report",
         kind: Kind::Tracepoint,
         program: |kernel| kernel.has_error_report.then_some("inet_sk_error_report"),
     },
@@ -82,6 +91,7 @@ pub const PROBES: &[Probe] = &[
         name: "kfree_skb",
         required: false,
         shows: "resets that arrive and change nothing (since Linux 5.17)",
+        when: "BTF has the tracepoint kfree_skb with a reason",
         kind: Kind::Tracepoint,
         program: |kernel| match kernel.kfree_skb_args? {
             0..3 => None,
@@ -93,17 +103,18 @@ pub const PROBES: &[Probe] = &[
         name: "inet_csk_accept",
         required: false,
         shows: "which process of a service accepts a connection; without it, the one that listens",
+        when: "BTF has the function inet_csk_accept",
         kind: Kind::Return,
         program: |kernel| match kernel.accept_args? {
             2 => Some("inet_csk_accept"),
-            4 => Some("inet_csk_accept_4"),
-            _ => None,
+            _ => Some("inet_csk_accept_4"),
         },
     },
     Probe {
         name: "tcp_reset",
         required: false,
         shows: "the header of the resets this host receives (since Linux 5.11)",
+        when: "BTF has the function tcp_reset with its segment",
         kind: Kind::Entry,
         program: |kernel| (kernel.reset_args? == 2).then_some("tcp_reset"),
     },
@@ -111,6 +122,7 @@ pub const PROBES: &[Probe] = &[
         name: "tcp_finish_connect",
         required: false,
         shows: "how far away a server is, to tell forged resets from its own (since Linux 5.11)",
+        when: "BTF has the function tcp_reset with its segment",
         kind: Kind::Entry,
         program: |kernel| (kernel.reset_args? == 2).then_some("tcp_finish_connect"),
     },
@@ -118,6 +130,7 @@ pub const PROBES: &[Probe] = &[
         name: "tcp_child_process",
         required: false,
         shows: "how far away a client is, to tell forged resets from its own (since Linux 5.11)",
+        when: "BTF has the function tcp_reset with its segment",
         kind: Kind::Entry,
         program: |kernel| (kernel.reset_args? == 2).then_some("tcp_child_process"),
     },
@@ -125,6 +138,7 @@ pub const PROBES: &[Probe] = &[
         name: SOCKETS_AT_START,
         required: false,
         shows: "whose the sockets were before rst started (since Linux 5.11)",
+        when: "BTF has BPF_FUNC_sock_from_file",
         kind: Kind::Iterator,
         program: |kernel| kernel.has_sock_from_file.then_some("sockets_at_start"),
     },
@@ -158,67 +172,79 @@ struct Hook {
 
 /// The hooks of this kernel.
 #[derive(Debug)]
-pub struct Hooks(Vec<Hook>);
+pub struct Hooks {
+    /// Those that were attached.
+    hooks: Vec<Hook>,
+    /// What became of each when it was to be attached.
+    verdicts: Arc<[Judged]>,
+}
 
 impl Hooks {
-    /// Attaches what this kernel has.
+    /// Attaches what this kernel has, and logs what it has not.
     pub fn attach(
         ebpf: &mut Ebpf,
         layout: &KernelLayout,
         kernel_btf: &Btf,
+        host: &Host,
     ) -> Result<Self, LoadError> {
-        let mut hooks = Vec::new();
+        let (mut hooks, mut verdicts) = (Vec::new(), Vec::new());
         for probe in PROBES {
-            let Some(program) = (probe.program)(layout) else {
-                tracing::info!(
-                    "not on this kernel: {}, which shows {}",
-                    probe.name,
-                    probe.shows
-                );
-                continue;
+            let verdict = match probe.attach(ebpf, layout, kernel_btf, host) {
+                Ok(hook) => {
+                    hooks.push(hook);
+                    Verdict::Attached
+                }
+                Err(verdict) => verdict,
             };
-            let result = match probe.kind {
-                Kind::Tracepoint => attach_tracepoint(ebpf, probe.name, program, kernel_btf),
-                Kind::Entry => attach_entry(ebpf, probe.name, program, kernel_btf),
-                Kind::Return => attach_return(ebpf, probe.name, program, kernel_btf),
-                Kind::Iterator => run_iterator(ebpf, probe.name, program, kernel_btf),
-            };
-            match result {
-                Ok(link) => hooks.push(Hook {
-                    probe,
-                    program,
-                    link: Some(link),
-                }),
-                Err(source) if probe.required => return Err(LoadError::Attach { probe, source }),
-                Err(source) => tracing::warn!("{}", LoadError::Attach { probe, source }),
+            let judged = Judged { probe, verdict };
+            match judged.verdict {
+                Verdict::Attached => {}
+                _ if probe.required => return Err(LoadError::Probe(judged)),
+                Verdict::NotHere => tracing::info!("{judged}"),
+                Verdict::Changed(_)
+                | Verdict::Refused(_)
+                | Verdict::Failed(_)
+                | Verdict::Detached => tracing::warn!("{judged}"),
             }
+            verdicts.push(judged);
         }
-        Ok(Self(hooks))
+        let hooks = Self {
+            hooks,
+            verdicts: verdicts.into(),
+        };
+        tracing::info!("attached: {}", hooks.names().join(", "));
+        Ok(hooks)
+    }
+
+    /// What became of each hook when it was to be attached.
+    #[must_use]
+    pub fn verdicts(&self) -> Arc<[Judged]> {
+        Arc::clone(&self.verdicts)
     }
 
     /// For when the programs are gone.
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.hooks.clear();
     }
 
     /// Names of the probes that are attached.
     #[must_use]
     pub fn names(&self) -> Vec<&'static str> {
-        let attached = self.0.iter().filter(|hook| hook.link.is_some());
+        let attached = self.hooks.iter().filter(|hook| hook.link.is_some());
         attached.map(|hook| hook.probe.name).collect()
     }
 
     /// Handles of the programs that stay.
     pub fn programs(&self, ebpf: &mut Ebpf) -> Result<Vec<ProgramHandle>, LoadError> {
         let staying = self
-            .0
+            .hooks
             .iter()
             .filter(|hook| !matches!(hook.link, Some(Link::Ran)));
         staying
             .map(|Hook { probe, program, .. }| {
                 let fd = find(ebpf, program)
                     .and_then(|program| Ok(program.fd()?.as_fd().try_clone_to_owned()?))
-                    .map_err(|source| LoadError::Attach { probe, source })?;
+                    .map_err(|error| LoadError::Attach { probe, error })?;
                 Ok(ProgramHandle::new(probe.name, fd))
             })
             .collect()
@@ -226,7 +252,7 @@ impl Hooks {
 
     /// Takes the probes off that can be done without, or puts them on again.
     pub fn keep_optional(&mut self, ebpf: &mut Ebpf, keep: bool) -> Result<(), LoadError> {
-        for hook in &mut self.0 {
+        for hook in &mut self.hooks {
             let probe = hook.probe;
             if probe.required || matches!(hook.link, Some(Link::Ran)) {
                 continue;
@@ -239,9 +265,39 @@ impl Hooks {
                     Ok(())
                 }
             };
-            result.map_err(|source| LoadError::Attach { probe, source })?;
+            result.map_err(|error| LoadError::Attach { probe, error })?;
         }
         Ok(())
+    }
+}
+
+impl Probe {
+    /// Attaches it, or says why not.
+    fn attach(
+        &'static self,
+        ebpf: &mut Ebpf,
+        layout: &KernelLayout,
+        kernel_btf: &Btf,
+        host: &Host,
+    ) -> Result<Hook, Verdict> {
+        let program = (self.program)(layout).ok_or(Verdict::NotHere)?;
+        if let Some(difference) = layout.misfits.get(program) {
+            return Err(Verdict::Changed(difference.clone()));
+        }
+        let result = match self.kind {
+            Kind::Tracepoint => attach_tracepoint(ebpf, self.name, program, kernel_btf),
+            Kind::Entry => attach_entry(ebpf, self.name, program, kernel_btf),
+            Kind::Return => attach_return(ebpf, self.name, program, kernel_btf),
+            Kind::Iterator => run_iterator(ebpf, self.name, program, kernel_btf),
+        };
+        match result {
+            Ok(link) => Ok(Hook {
+                probe: self,
+                program,
+                link: Some(link),
+            }),
+            Err(error) => Err(Verdict::of(program, &error, host)),
+        }
     }
 }
 
