@@ -31,6 +31,8 @@ use crate::hub::Hub;
 use crate::status::Report;
 
 mod bind;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod readiness;
 mod routes;
 mod stall;

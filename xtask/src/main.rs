@@ -1,6 +1,7 @@
 //! `cargo xtask`: set-up, build, run, test, benchmark and lint of the workspace.
 
 mod bench;
+mod fuzz;
 mod lint;
 mod packages;
 mod run;
@@ -40,6 +41,12 @@ enum Cli {
         /// Only tests whose names contain this
         filter: Option<String>,
     },
+    /// Fuzz what comes from outside, each target for a while
+    Fuzz {
+        /// Seconds for each target
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Measure what rst costs, beside other observers and none (root)
     Bench(bench::Options),
     /// Check formatting, clippy (host and eBPF) and the house rules
@@ -52,6 +59,7 @@ fn main() -> ExitCode {
         Cli::Build => run::build(),
         Cli::Run { args } => run::daemon(&args),
         Cli::Test { filter } => test::run(filter.as_deref()),
+        Cli::Fuzz { seconds } => fuzz::command(seconds),
         Cli::Bench(options) => bench::run(&options),
         Cli::Lint => lint::run(),
     };

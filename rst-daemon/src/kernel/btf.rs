@@ -16,6 +16,9 @@ const HEADER_LEN: usize = 24;
 /// Longest chain of typedefs and qualifiers, and deepest nesting of anonymous
 /// structs, that is followed: real ones stay below 10, so more is a loop.
 const MAX_DEPTH: usize = 32;
+/// Members that are looked at for one name: the largest structs have a few hundred, so more
+/// is an anonymous struct that holds itself more than once.
+const MAX_MEMBERS: usize = 1 << 16;
 
 mod signature;
 
@@ -146,6 +149,14 @@ impl<'a> Btf<'a> {
                 len: bytes.len(),
             })?;
 
+        if end > bytes.len() {
+            return Err(BtfError::Truncated {
+                what: "types",
+                at: end,
+                len: bytes.len(),
+            });
+        }
+
         let mut btf = Self {
             bytes,
             strings,
@@ -211,7 +222,8 @@ impl<'a> Btf<'a> {
             id: *self.named.get(root)?,
         };
         for name in path {
-            let step = self.step(found.id, name, 0)?;
+            let mut left = MAX_MEMBERS;
+            let step = self.step(found.id, name, 0, &mut left)?;
             found = Member {
                 offset: found.offset.checked_add(step.offset)?,
                 ..step
@@ -246,7 +258,8 @@ impl<'a> Btf<'a> {
             .collect()
     }
 
-    fn step(&self, id: u32, name: &str, depth: usize) -> Option<Member> {
+    /// `left`: members that may still be looked at.
+    fn step(&self, id: u32, name: &str, depth: usize, left: &mut usize) -> Option<Member> {
         if depth > MAX_DEPTH {
             return None;
         }
@@ -255,6 +268,7 @@ impl<'a> Btf<'a> {
             return None;
         }
         for index in 0..composite.vlen {
+            *left = left.checked_sub(1)?;
             let at = composite.data + index * 12;
             let member_name = u32_at(self.bytes, at, "member").ok()?;
             let id = u32_at(self.bytes, at + 4, "member").ok()?;
@@ -265,7 +279,7 @@ impl<'a> Btf<'a> {
                 (raw, false)
             };
             if member_name == 0 {
-                if let Some(inner) = self.step(id, name, depth + 1) {
+                if let Some(inner) = self.step(id, name, depth + 1, left) {
                     return Some(Member {
                         offset: (bits / 8).checked_add(inner.offset)?,
                         ..inner

@@ -175,6 +175,8 @@ fn likely(error: &io::Error, host: &Host) -> Option<String> {
                 missing.to_string()
             } else if let Some(mode) = host.lockdown_mode() {
                 format!("likely kernel lockdown, which is in {mode} mode")
+            } else if host.lockdown.is_empty() {
+                "likely kernel lockdown (/sys/kernel/security, which would tell, is not mounted), a security module or the seccomp filter of a container".to_owned()
             } else {
                 "likely a security module, the seccomp filter of a container, or a hardened kernel"
                     .to_owned()
@@ -255,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_refusal_tells_its_likely_reason() {
-        let free = host("");
+        let free = host("[none] integrity confidentiality\n");
         let locked = host("none [integrity] confidentiality\n");
         let poor = Host {
             capabilities: 0,
@@ -263,7 +265,8 @@ mod tests {
         };
         for (errno, host, expected) in [
             (libc::EPERM, &locked, "lockdown, which is in integrity mode"),
-            (libc::EPERM, &free, "a security module"),
+            (libc::EPERM, &free, "likely a security module"),
+            (libc::EPERM, &host(""), "which would tell, is not mounted"),
             (libc::EACCES, &poor, "CAP_BPF and CAP_PERFMON missing"),
             (ENOTSUPP, &free, "no BPF trampolines"),
             (libc::EINVAL, &free, "CONFIG_FUNCTION_TRACER"),

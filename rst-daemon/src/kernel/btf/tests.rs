@@ -209,6 +209,16 @@ fn enum_members_and_prototypes_are_read() {
     assert_eq!(btf.function("reason"), None);
 }
 
+/// An anonymous struct that holds itself twice: each level doubles what there is to see.
+#[test]
+fn structs_that_hold_themselves_end() {
+    let blob = Builder::new()
+        .composite("s", kind::STRUCT, 8, false, &[("", 1, 0), ("", 1, 32)])
+        .build();
+    let btf = Btf::parse(&blob, &["s"]).unwrap();
+    assert_eq!(btf.member("s", &["missing"]), None);
+}
+
 #[test]
 fn pointer_loops_end() {
     let blob = Builder::new()
