@@ -17,15 +17,18 @@ use crate::hub::Hub;
 use crate::incidents::{self, Book};
 use crate::join::Joiner;
 use crate::kernel::counters::{Counters, Counts};
+use crate::kernel::hooks::Hooks;
 use crate::kernel::load::{self, LoadError, Settings};
-use crate::kernel::probes::{Hooks, RECEIVE_RESET, SEND_RESET, SEND_RESET_FUNCTIONS};
+use crate::kernel::probes::{RECEIVE_RESET, SEND_RESET, SEND_RESET_FUNCTIONS};
 use crate::kernel::programs::ProgramHandle;
 use crate::kernel::ring::{LONGEST_SLEEP, Reader, ReaderStats, monotonic_ns};
+use crate::kernel::verdict::Judged;
 use crate::kernel::{kernel_log, preflight};
 use crate::ledger::{Blindness, Ledger, Ours};
 use crate::metrics::{self, OwnersFound, Snapshot};
 use crate::publish::{Host, Insight, Publisher};
-use crate::serve::{self, BindError, Readiness, Scrape, Serve};
+use crate::serve::{self, BindError, Readiness, Scrape, Serve, StatusOf};
+use crate::status::Report;
 use crate::store::{self, Gauge, Store};
 use crate::workload::cgroups::Cgroups;
 use crate::workload::resolver::Resolver;
@@ -91,6 +94,8 @@ pub struct Status {
     pub owners: OwnersFound,
     /// Names of the probes that are attached.
     pub attached: Vec<&'static str>,
+    /// What became of each probe when it was to be attached.
+    pub verdicts: Arc<[Judged]>,
 }
 
 impl Tracer {
@@ -254,6 +259,7 @@ impl Tracer {
             reader: self.reader.stats(),
             owners: self.publisher.owners(),
             attached: self.hooks.names(),
+            verdicts: self.hooks.verdicts(),
         }
     }
 }
@@ -317,6 +323,7 @@ pub async fn run(
             let book = Arc::clone(&book);
             Arc::new(move |since| incidents::run::api(&book, since))
         },
+        status: status_of(Arc::clone(&inside)),
     });
     // The real port, where any was asked for.
     let address = listener.local_addr().unwrap_or(config.listen);
@@ -476,6 +483,7 @@ fn scrape(
             reader,
             owners,
             attached,
+            verdicts: _,
         } = inside.status.clone();
         let snapshot = Snapshot {
             counts,
@@ -494,6 +502,18 @@ fn scrape(
         };
         metrics::render(&snapshot, |raw| host.joiner.known_reason(raw))
             .map_err(|error| error.to_string())
+    })
+}
+
+/// What the status tells.
+fn status_of(inside: Arc<Mutex<Inside>>) -> StatusOf {
+    let kernel = preflight::Host::read().release;
+    Arc::new(move || {
+        let status = &lock(&inside).status;
+        Report {
+            kernel: kernel.clone(),
+            probes: Arc::clone(&status.verdicts),
+        }
     })
 }
 

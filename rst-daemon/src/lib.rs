@@ -34,6 +34,7 @@ pub mod reset;
 pub mod restart;
 pub mod serve;
 pub mod spike;
+pub mod status;
 pub mod store;
 pub mod text;
 pub mod watch;

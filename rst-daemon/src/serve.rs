@@ -28,8 +28,11 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::hub::Hub;
+use crate::status::Report;
 
 mod bind;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod readiness;
 mod routes;
 mod stall;
@@ -48,6 +51,8 @@ pub type Scrape = Arc<dyn Fn() -> Result<Vec<u8>, String> + Send + Sync>;
 /// Produces the incidents that were open at a moment or later as a JSON array, or says
 /// why it can't.
 pub type Incidents = Arc<dyn Fn(Timestamp) -> Result<Vec<u8>, String> + Send + Sync>;
+/// Tells how the daemon stands. It is called on the server's thread.
+pub type StatusOf = Arc<dyn Fn() -> Report + Send + Sync>;
 
 /// What is served.
 pub struct Serve {
@@ -59,6 +64,8 @@ pub struct Serve {
     pub scrape: Scrape,
     /// What `/api/v1/incidents` tells.
     pub incidents: Incidents,
+    /// What `/api/v1/status` tells.
+    pub status: StatusOf,
 }
 
 impl fmt::Debug for Serve {

@@ -74,14 +74,22 @@ const ETIMEDOUT: u32 = 110;
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     // `enum sk_rst_reason` has a few dozen members.
-    send_reset(&ctx, Some(ctx.arg::<u32>(2) as u8));
+    send_reset(&ctx, Some(ctx.arg::<u32>(2) as u8), false);
     0
 }
 
-/// Up to 6.9: `(sk, skb)`; touching a third argument would not load there.
+/// `(sk, skb)`, also of segments that meet no socket: one of the two changes of 6.10 alone,
+/// as a distribution may have it. Touching a third argument would not load there.
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub fn tcp_send_reset_no_reason(ctx: BtfTracePointContext) -> i32 {
-    send_reset(&ctx, None);
+    send_reset(&ctx, None, false);
+    0
+}
+
+/// Up to 6.9: the same, but full sockets alone.
+#[btf_tracepoint(function = "tcp_send_reset")]
+pub fn tcp_send_reset_full_socket(ctx: BtfTracePointContext) -> i32 {
+    send_reset(&ctx, None, true);
     0
 }
 
@@ -410,7 +418,7 @@ pub unsafe extern "C" fn sockets_at_start(ctx: *const *mut u8) -> i32 {
 }
 
 #[inline(always)]
-fn send_reset(ctx: &BtfTracePointContext, reason: Option<u8>) {
+fn send_reset(ctx: &BtfTracePointContext, reason: Option<u8>, full_sockets: bool) {
     let raw_reason = reason.unwrap_or(RAW_NONE);
     // The map's only entry: the check is for the verifier.
     let Some(control) = CONTROL.get_ptr_mut(0) else {
@@ -426,9 +434,11 @@ fn send_reset(ctx: &BtfTracePointContext, reason: Option<u8>) {
     }
     gather::task(&mut facts);
     gather::settle(&mut facts, &mut source, &mut segment);
+    // The compiler leaves out the rest.
     if reason.is_none() {
-        // Before 6.10 it shows full sockets alone: the compiler leaves out the rest.
         facts.reason = Reason::Unspecified as u8;
+    }
+    if full_sockets {
         facts.origin = Origin::Socket as u8;
     }
 

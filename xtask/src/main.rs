@@ -1,6 +1,7 @@
 //! `cargo xtask`: set-up, build, run, test, benchmark and lint of the workspace.
 
 mod bench;
+mod fuzz;
 mod interrupt;
 mod lint;
 mod packages;
@@ -48,6 +49,12 @@ enum Cli {
     },
     /// Run live tests on other kernels, under QEMU (root)
     Vm(vm::Options),
+    /// Fuzz what comes from outside, each target for a while
+    Fuzz {
+        /// Seconds for each target
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Measure what rst costs, beside other observers and none (root)
     Bench(bench::Options),
     /// Check formatting, clippy (host and eBPF) and the house rules
@@ -61,6 +68,7 @@ fn main() -> ExitCode {
         Cli::Run { args } => run::daemon(&args),
         Cli::Test { filter, kernels } => test::run(filter.as_deref(), kernels),
         Cli::Vm(options) => vm::run(&options),
+        Cli::Fuzz { seconds } => fuzz::command(seconds),
         Cli::Bench(options) => bench::run(&options),
         Cli::Lint => lint::run(),
     };

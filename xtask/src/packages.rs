@@ -111,6 +111,13 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     },
 ];
 
+/// What fuzzing needs.
+pub(crate) const FUZZ_TOOLS: &[Tool] = &[Tool {
+    package: "g++",
+    command: "c++",
+    reason: "libFuzzer, which is C++",
+}];
+
 /// Everything the benchmark needs. An observer that is missing is said to be, and left out.
 pub(crate) const BENCH_TOOLS: &[Tool] = &[
     Tool {

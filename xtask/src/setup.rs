@@ -9,7 +9,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::{
     packages,
-    packages::{BENCH_TOOLS, NoServices, TEST_TOOLS, Tool, VM_TOOLS},
+    packages::{BENCH_TOOLS, FUZZ_TOOLS, NoServices, TEST_TOOLS, Tool, VM_TOOLS},
     step::{Log, Step},
     toolchain,
     toolchain::Toolchain,
@@ -113,6 +113,11 @@ pub(crate) fn ensure_clippy(toolchain: Toolchain) -> Result<()> {
 /// Installs what the tests need. What can't be installed is said: its tests will be skipped.
 pub(crate) fn ensure_test_tools() -> Result<()> {
     ensure_tools(TEST_TOOLS, "for the tests", "their tests are skipped")
+}
+
+/// Installs what fuzzing needs.
+pub(crate) fn ensure_fuzz_tools() -> Result<()> {
+    ensure_tools(FUZZ_TOOLS, "for fuzzing", "there is no fuzzing without")
 }
 
 /// Installs what the benchmark needs. What can't be installed is said, also in its tables.

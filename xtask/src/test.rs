@@ -1,4 +1,5 @@
-//! `cargo xtask test`: all tests, the kernel matrix if asked for, then one line that sums them up.
+//! `cargo xtask test`: all tests, a short run of the fuzz targets and the kernel matrix if
+//! asked for, then one line that sums them up.
 //!
 //! Tests run one at a time, for the live ones share the machine's network stack. One that can't
 //! run here prints `SKIPPED: reason` and returns; cargo reports it as passed, the sum does not.
@@ -14,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{cargo, setup, vm};
+use crate::{cargo, fuzz, setup, vm};
 
 /// How long output may stay away after cargo's end before it is taken for complete.
 const QUIET: Duration = Duration::from_secs(2);
@@ -52,11 +53,17 @@ pub(crate) fn run(filter: Option<&str>, kernels: bool) -> Result<()> {
         // It did not compile, or a test took its whole process down.
         sum.failed = 1;
     }
+    // A filter is for one test.
+    if filter.is_none() {
+        let outcome = fuzz::run(fuzz::SHORT)?;
+        sum.passed += outcome.passed;
+        sum.failed += outcome.failed;
+    }
     if kernels {
         sum.add_matrix(vm::matrix(&vm::Options::default()));
     }
     println!("\n{sum}");
-    if sum.failed > 0 {
+    if sum.failed != 0 {
         bail!("there are failed tests");
     }
     Ok(())

@@ -124,6 +124,7 @@ impl Daemon {
             ready: Readiness::new(),
             scrape: Arc::new(|| Ok(Vec::new())),
             incidents: Arc::new(|_| Ok(incidents())),
+            status: Arc::new(crate::status::tests::report),
         });
         let (stop, shutdown) = watch::channel(false);
         let server = tokio::spawn(serve_unix_within(limits, bound, serve, shutdown));

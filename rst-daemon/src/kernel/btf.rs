@@ -1,5 +1,5 @@
 //! A reader for the few things wanted of the kernel's BTF: member offsets, enum
-//! names, the number of arguments of a tracepoint.
+//! names, prototypes.
 //!
 //! aya parses the same blob to load programs but keeps members to itself, and
 //! general-purpose readers flatten every type first, which costs more than the
@@ -16,27 +16,34 @@ const HEADER_LEN: usize = 24;
 /// Longest chain of typedefs and qualifiers, and deepest nesting of anonymous
 /// structs, that is followed: real ones stay below 10, so more is a loop.
 const MAX_DEPTH: usize = 32;
+/// Members that are looked at for one name: the largest structs have a few hundred, so more
+/// is an anonymous struct that holds itself more than once.
+const MAX_MEMBERS: usize = 1 << 16;
 
-mod kind {
-    pub(super) const INT: u32 = 1;
-    pub(super) const PTR: u32 = 2;
-    pub(super) const ARRAY: u32 = 3;
-    pub(super) const STRUCT: u32 = 4;
-    pub(super) const UNION: u32 = 5;
-    pub(super) const ENUM: u32 = 6;
-    pub(super) const FWD: u32 = 7;
-    pub(super) const TYPEDEF: u32 = 8;
-    pub(super) const VOLATILE: u32 = 9;
-    pub(super) const CONST: u32 = 10;
-    pub(super) const RESTRICT: u32 = 11;
-    pub(super) const FUNC: u32 = 12;
-    pub(super) const FUNC_PROTO: u32 = 13;
-    pub(super) const VAR: u32 = 14;
-    pub(super) const DATASEC: u32 = 15;
-    pub(super) const FLOAT: u32 = 16;
-    pub(super) const DECL_TAG: u32 = 17;
-    pub(super) const TYPE_TAG: u32 = 18;
-    pub(super) const ENUM64: u32 = 19;
+mod signature;
+
+pub use signature::Signature;
+
+pub(in crate::kernel) mod kind {
+    pub(in crate::kernel) const INT: u32 = 1;
+    pub(in crate::kernel) const PTR: u32 = 2;
+    pub(in crate::kernel) const ARRAY: u32 = 3;
+    pub(in crate::kernel) const STRUCT: u32 = 4;
+    pub(in crate::kernel) const UNION: u32 = 5;
+    pub(in crate::kernel) const ENUM: u32 = 6;
+    pub(in crate::kernel) const FWD: u32 = 7;
+    pub(in crate::kernel) const TYPEDEF: u32 = 8;
+    pub(in crate::kernel) const VOLATILE: u32 = 9;
+    pub(in crate::kernel) const CONST: u32 = 10;
+    pub(in crate::kernel) const RESTRICT: u32 = 11;
+    pub(in crate::kernel) const FUNC: u32 = 12;
+    pub(in crate::kernel) const FUNC_PROTO: u32 = 13;
+    pub(in crate::kernel) const VAR: u32 = 14;
+    pub(in crate::kernel) const DATASEC: u32 = 15;
+    pub(in crate::kernel) const FLOAT: u32 = 16;
+    pub(in crate::kernel) const DECL_TAG: u32 = 17;
+    pub(in crate::kernel) const TYPE_TAG: u32 = 18;
+    pub(in crate::kernel) const ENUM64: u32 = 19;
 }
 
 /// Why a BTF blob can't be read.
@@ -122,7 +129,7 @@ pub struct Btf<'a> {
 impl<'a> Btf<'a> {
     /// Reads the blob and remembers where the types called `wanted` are (the
     /// first struct, union, enum or typedef of each name).
-    pub fn parse(bytes: &'a [u8], wanted: &[&str]) -> Result<Self, BtfError> {
+    pub fn parse(bytes: &'a [u8], wanted: &[impl AsRef<str>]) -> Result<Self, BtfError> {
         let magic = u16_at(bytes, 0, "header")?;
         if magic != MAGIC {
             return Err(BtfError::Magic { found: magic });
@@ -141,6 +148,14 @@ impl<'a> Btf<'a> {
                 at: header_len + str_off,
                 len: bytes.len(),
             })?;
+
+        if end > bytes.len() {
+            return Err(BtfError::Truncated {
+                what: "types",
+                at: end,
+                len: bytes.len(),
+            });
+        }
 
         let mut btf = Self {
             bytes,
@@ -166,7 +181,7 @@ impl<'a> Btf<'a> {
             ) && found.name != 0
             {
                 let name = btf.string(found.name);
-                if wanted.contains(&name) {
+                if wanted.iter().any(|wanted| wanted.as_ref() == name) {
                     btf.named.entry(name).or_insert(id);
                 }
             }
@@ -207,7 +222,8 @@ impl<'a> Btf<'a> {
             id: *self.named.get(root)?,
         };
         for name in path {
-            let step = self.step(found.id, name, 0)?;
+            let mut left = MAX_MEMBERS;
+            let step = self.step(found.id, name, 0, &mut left)?;
             found = Member {
                 offset: found.offset.checked_add(step.offset)?,
                 ..step
@@ -242,33 +258,8 @@ impl<'a> Btf<'a> {
             .collect()
     }
 
-    /// Number of arguments of a tracepoint, or `None` where the kernel has no
-    /// such tracepoint. Its prototype is the typedef `btf_trace_NAME`, whose
-    /// first parameter is the probe's own data.
-    #[must_use]
-    pub fn tracepoint_args(&self, tracepoint: &str) -> Option<usize> {
-        let typedef = *self.named.get(format!("btf_trace_{tracepoint}").as_str())?;
-        let pointer = self.resolve(typedef)?;
-        if pointer.kind != kind::PTR {
-            return None;
-        }
-        let function = self.resolve(pointer.size_or_id)?;
-        (function.kind == kind::FUNC_PROTO).then(|| function.vlen.saturating_sub(1))
-    }
-
-    /// Number of arguments of a function, or `None` where the kernel has none of
-    /// this name that can be traced.
-    #[must_use]
-    pub fn function_args(&self, name: &str) -> Option<usize> {
-        let function = self.resolve(*self.named.get(name)?)?;
-        if function.kind != kind::FUNC {
-            return None;
-        }
-        let prototype = self.resolve(function.size_or_id)?;
-        (prototype.kind == kind::FUNC_PROTO).then_some(prototype.vlen)
-    }
-
-    fn step(&self, id: u32, name: &str, depth: usize) -> Option<Member> {
+    /// `left`: members that may still be looked at.
+    fn step(&self, id: u32, name: &str, depth: usize, left: &mut usize) -> Option<Member> {
         if depth > MAX_DEPTH {
             return None;
         }
@@ -277,6 +268,7 @@ impl<'a> Btf<'a> {
             return None;
         }
         for index in 0..composite.vlen {
+            *left = left.checked_sub(1)?;
             let at = composite.data + index * 12;
             let member_name = u32_at(self.bytes, at, "member").ok()?;
             let id = u32_at(self.bytes, at + 4, "member").ok()?;
@@ -287,7 +279,7 @@ impl<'a> Btf<'a> {
                 (raw, false)
             };
             if member_name == 0 {
-                if let Some(inner) = self.step(id, name, depth + 1) {
+                if let Some(inner) = self.step(id, name, depth + 1, left) {
                     return Some(Member {
                         offset: (bits / 8).checked_add(inner.offset)?,
                         ..inner
@@ -401,4 +393,4 @@ fn array_at<const N: usize>(
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::kernel) mod tests;

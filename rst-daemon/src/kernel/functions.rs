@@ -8,11 +8,9 @@ use std::path::Path;
 use aya::programs::{KProbe, ProgramError};
 use aya::{Btf, Ebpf};
 
-use super::load::refusal;
-use super::probes::{Link, attach_entry, failure, find};
-
-/// What the kernel's kprobes are found by (`perf_event_open(2)`).
-const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
+use super::hooks::{Link, attach_entry, find};
+use super::preflight::Host;
+use super::verdict::Verdict;
 
 /// A module that may be loaded, and loaded anew, while the daemon runs.
 #[derive(Debug)]
@@ -57,29 +55,35 @@ pub(super) fn attach(
     function: &str,
     [program, kprobe]: [&'static str; 2],
     btf: &Btf,
-) -> Result<(&'static str, Link), ProgramError> {
+    host: &Host,
+) -> Result<(&'static str, Link), Verdict> {
     let refused = match attach_entry(ebpf, function, program, btf) {
         Ok(link) => return Ok((program, link)),
-        Err(error) => refusal(&error),
+        Err(error) => Verdict::of(program, &error, host),
     };
+    if !host.has_kprobes {
+        return Err(Verdict::Refused(format!(
+            "fentry: {}; the kernel has no kprobes (CONFIG_KPROBE_EVENTS)",
+            refused.detail()
+        )));
+    }
     let result = load_kprobe(ebpf, kprobe).and_then(|()| attach_kprobe(ebpf, function, kprobe));
     match result {
         Ok(link) => {
-            tracing::info!("{function} is probed by kprobe, for fentry is refused: {refused}");
+            let why = refused.detail();
+            tracing::info!("{function} is probed by kprobe, for fentry is refused: {why}");
             Ok((kprobe, link))
         }
-        Err(error) => Err(failure(format!(
-            "fentry: {refused}; kprobe: {}",
-            refusal(&error)
+        Err(error) => Err(Verdict::Refused(format!(
+            "fentry: {}; kprobe: {}",
+            refused.detail(),
+            Verdict::of(kprobe, &error, host).detail()
         ))),
     }
 }
 
 /// Loads a program that is to be attached by kprobe, now or later.
 pub(super) fn load_kprobe(ebpf: &mut Ebpf, program: &'static str) -> Result<(), ProgramError> {
-    if !Path::new(KPROBES).exists() {
-        return Err(failure("this kernel has no kprobes (CONFIG_KPROBE_EVENTS)"));
-    }
     let program: &mut KProbe = find(ebpf, program)?.try_into()?;
     program.load()
 }

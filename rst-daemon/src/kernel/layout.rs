@@ -1,10 +1,13 @@
 //! Looks the table of kernel fields up in the running kernel's BTF.
 
+use std::collections::BTreeMap;
+
 use rst_common::drops::{Drops, MAX_DROPS, entry};
 use rst_common::layout::{ABSENT, FIELD_COUNT, FIELDS, KernelField, Kind, Layout, Need};
 use rst_common::reason::{MAX_REASONS, Reason};
 
 use super::btf::{Btf, Shape};
+use super::prototypes;
 
 /// Types looked up besides the roots of the fields.
 const HELPER_ENUM: &str = "bpf_func_id";
@@ -14,21 +17,9 @@ const REASON_PREFIX: &str = "SK_RST_REASON_";
 /// The enum of the kernel's reasons to drop a packet.
 const DROP_ENUM: &str = "skb_drop_reason";
 const DROP_PREFIX: &str = "SKB_DROP_REASON_";
-/// Typedefs that carry the prototypes of the tracepoints.
-const PROTOTYPES: [&str; 5] = [
-    "btf_trace_kfree_skb",
-    "btf_trace_tcp_send_reset",
-    "btf_trace_tcp_receive_reset",
-    "btf_trace_inet_sock_set_state",
-    "btf_trace_inet_sk_error_report",
-];
 /// The record of `tcp_send_reset`, of its own since it fires without a full socket too
 /// (6.10, commit 19822a980e19); before, it shared that of `tcp_event_sk_skb`.
 const SEND_RESET_RECORD: &str = "trace_event_raw_tcp_send_reset";
-/// What sends resets without a connection.
-const SEND_RESET: [&str; 2] = ["tcp_v4_send_reset", "tcp_v6_send_reset"];
-/// Arguments of these before 6.10: `(sk, skb)`.
-const SEND_RESET_ARGS: usize = 2;
 /// What gives a connection to the process that accepts it.
 const ACCEPT: &str = "inet_csk_accept";
 
@@ -72,15 +63,14 @@ pub struct KernelLayout {
     /// Whether `tcp_send_reset` also fires where there is no full socket (6.10 and
     /// newer).
     pub send_reset_shows_all: bool,
-    /// Whether `tcp_v4_send_reset` and `tcp_v6_send_reset` are as the programs expect
-    /// them, as far as BTF tells.
-    pub send_reset_is_known: bool,
     /// Whether `inet_sk_error_report` is there (5.14 and newer).
     pub has_error_report: bool,
     /// Arguments of `inet_csk_accept`, where it can be traced: 2, before 6.10 4.
     pub accept_args: Option<usize>,
     /// Arguments of `tcp_reset`, where it can be traced: 2, before 5.11 1.
     pub reset_args: Option<usize>,
+    /// The programs whose prototype the kernel does not have, each with what differs.
+    pub misfits: BTreeMap<&'static str, String>,
     /// Whether programs get the current task typed (5.11 and newer).
     pub has_task_btf: bool,
     /// Whether programs find the socket of a file (5.11 and newer).
@@ -89,12 +79,13 @@ pub struct KernelLayout {
 
 /// Names to hand to [`Btf::parse`].
 #[must_use]
-pub fn wanted() -> Vec<&'static str> {
-    let mut names: Vec<_> = FIELDS.iter().map(|field| field.root).collect();
-    names.extend([REASON_ENUM, DROP_ENUM, HELPER_ENUM]);
-    names.extend(PROTOTYPES);
-    names.extend([ACCEPT, RESET, SEND_RESET_RECORD]);
-    names.extend(SEND_RESET);
+pub fn wanted() -> Vec<String> {
+    let roots = FIELDS.iter().map(|field| field.root);
+    let mut names: Vec<String> = roots
+        .chain([REASON_ENUM, DROP_ENUM, HELPER_ENUM, SEND_RESET_RECORD])
+        .map(str::to_owned)
+        .chain(prototypes::wanted())
+        .collect();
     names.sort_unstable();
     names.dedup();
     names
@@ -117,15 +108,16 @@ pub fn resolve(btf: &Btf<'_>) -> Result<KernelLayout, LayoutError> {
     if !missing.is_empty() {
         return Err(LayoutError::Fields(missing));
     }
-    let args = btf
-        .tracepoint_args("tcp_send_reset")
-        .ok_or(LayoutError::Tracepoint("tcp:tcp_send_reset"))?;
+    let args = |tracepoint| {
+        let found = btf.tracepoint(tracepoint)?;
+        Some(found.parameters.len())
+    };
+    let send_reset = args("tcp_send_reset").ok_or(LayoutError::Tracepoint("tcp:tcp_send_reset"))?;
     for (name, full) in [
         ("tcp_receive_reset", "tcp:tcp_receive_reset"),
         ("inet_sock_set_state", "sock:inet_sock_set_state"),
     ] {
-        btf.tracepoint_args(name)
-            .ok_or(LayoutError::Tracepoint(full))?;
+        args(name).ok_or(LayoutError::Tracepoint(full))?;
     }
     let (reasons, reason_names) = reasons(btf);
     let helpers = btf.enum_members(HELPER_ENUM);
@@ -136,16 +128,14 @@ pub fn resolve(btf: &Btf<'_>) -> Result<KernelLayout, LayoutError> {
         reasons,
         reason_names,
         drops: drops(btf),
-        kfree_skb_args: btf.tracepoint_args("kfree_skb"),
-        send_reset_has_reason: args >= 3,
-        send_reset_shows_all: args >= 3 || btf.member(SEND_RESET_RECORD, &["skaddr"]).is_some(),
-        send_reset_is_known: SEND_RESET.iter().all(|function| {
-            btf.function_args(function)
-                .is_none_or(|args| args == SEND_RESET_ARGS)
-        }),
-        has_error_report: btf.tracepoint_args("inet_sk_error_report").is_some(),
-        accept_args: btf.function_args(ACCEPT),
-        reset_args: btf.function_args(RESET),
+        kfree_skb_args: args("kfree_skb"),
+        send_reset_has_reason: send_reset >= 3,
+        send_reset_shows_all: send_reset >= 3
+            || btf.member(SEND_RESET_RECORD, &["skaddr"]).is_some(),
+        has_error_report: args("inet_sk_error_report").is_some(),
+        accept_args: btf.function(ACCEPT).map(|found| found.parameters.len()),
+        reset_args: btf.function(RESET).map(|found| found.parameters.len()),
+        misfits: prototypes::misfits(btf),
         has_task_btf: has_helper("BPF_FUNC_get_current_task_btf"),
         has_sock_from_file: has_helper("BPF_FUNC_sock_from_file"),
     })

@@ -18,10 +18,12 @@ use super::batch::Batch;
 use super::btf::{self, BtfError};
 use super::control::ControlPage;
 use super::counters::{CountMaps, Counters};
+use super::hooks::Hooks;
 use super::layout::{self, KernelLayout, LayoutError};
 use super::listeners::Listeners;
 use super::preflight::{Host, PreflightError};
-use super::probes::{Hooks, Probe, SOCKETS_AT_START};
+use super::probes::{Probe, SOCKETS_AT_START};
+use super::verdict::{Judged, Verdict, chain};
 use crate::clock::Hz;
 
 /// The eBPF object, built by `build.rs`.
@@ -79,20 +81,20 @@ pub enum LoadError {
         /// Whether the locked-memory limit could not be lifted.
         memlock_limited: bool,
     },
-    /// A program is refused.
-    #[error("cannot attach {}, which shows {}: {}", probe.name, probe.shows, refusal(source))]
+    /// A probe without which nothing is known can't be attached.
+    #[error("cannot start without a probe: {0}")]
+    Probe(Judged),
+    /// A program that was attached can't be taken off, put on again or looked at.
+    #[error("cannot change {}, which shows {}: {}", probe.name, probe.shows, chain(.error))]
     Attach {
-        /// The tracepoint.
+        /// The probe.
         probe: &'static Probe,
         /// What the kernel said.
-        source: ProgramError,
+        error: ProgramError,
     },
     /// The kernel's clocks can't be read.
-    #[error("cannot read the kernel's clocks: {}", refusal(source))]
-    Clock {
-        /// What the kernel said.
-        source: ProgramError,
-    },
+    #[error("cannot read the kernel's clocks: {}", .0.detail())]
+    Clock(Verdict),
     /// The object does not hold what the daemon expects.
     #[error("the embedded eBPF object lacks `{0}`: rebuild rst")]
     Object(&'static str),
@@ -119,54 +121,6 @@ pub enum LoadError {
     #[error("cannot map the control page: {0}")]
     Control(#[source] io::Error),
 }
-
-/// An error with everything that caused it, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
-
-/// What the kernel said, with the line of the verifier that says why; the whole
-/// log is hundreds of lines and goes to the debug log.
-pub(super) fn refusal(error: &ProgramError) -> String {
-    let ProgramError::LoadError {
-        io_error,
-        verifier_log,
-    } = error
-    else {
-        return chain(error);
-    };
-    let log = verifier_log.to_string();
-    if io_error.kind() == io::ErrorKind::PermissionDenied && log.trim().is_empty() {
-        return format!(
-            "{io_error}: this kernel does not allow it (lockdown, or a missing capability)"
-        );
-    }
-    tracing::debug!("verifier log:\n{log}");
-    let why = log
-        .lines()
-        .map(str::trim)
-        .rfind(|line| {
-            !line.is_empty()
-                && !VERIFIER_STATISTICS
-                    .iter()
-                    .any(|stat| line.starts_with(stat))
-        })
-        .unwrap_or("the verifier says nothing");
-    format!("{io_error}: {why}")
-}
-
-/// How the lines begin that follow the verifier's reason.
-const VERIFIER_STATISTICS: [&str; 3] = ["processed ", "verification time ", "stack depth "];
 
 fn memlock_hint(limited: bool) -> &'static str {
     if limited {
@@ -230,7 +184,8 @@ fn without_signals<R>(code: impl FnOnce() -> R) -> R {
 }
 
 fn attach_undisturbed(settings: Settings<'_>) -> Result<Kernel, LoadError> {
-    Host::read().check()?;
+    let host = Host::read();
+    host.check()?;
     let memlock_limited = !raise_memlock();
 
     let layout = {
@@ -275,7 +230,7 @@ fn attach_undisturbed(settings: Settings<'_>) -> Result<Kernel, LoadError> {
         return Err(LoadError::Object("CONTROL"));
     };
     let control = ControlPage::map(control.fd()).map_err(LoadError::Control)?;
-    let hz = read_hz(&mut ebpf, &control)?;
+    let hz = read_hz(&mut ebpf, &control, &host)?;
     let second = hz.jiffies(1000);
     let times = Times {
         idle: hz.jiffies(settings.idle_ms),
@@ -292,7 +247,7 @@ fn attach_undisturbed(settings: Settings<'_>) -> Result<Kernel, LoadError> {
         .ok_or(LoadError::Object("MULTIPLEXED"))?;
     set_ports(ports, settings.multiplexed_ports).map_err(map_error("MULTIPLEXED"))?;
 
-    let hooks = Hooks::attach(&mut ebpf, &layout, &kernel_btf)?;
+    let hooks = Hooks::attach(&mut ebpf, &layout, &kernel_btf, &host)?;
     if !hooks.names().contains(&SOCKETS_AT_START) {
         control.forget_listeners();
     }
@@ -383,8 +338,8 @@ fn memory(map: &Map) -> Option<u64> {
 }
 
 /// Runs the `clock` program until it tells HZ, and unloads it.
-fn read_hz(ebpf: &mut Ebpf, control: &ControlPage) -> Result<Hz, LoadError> {
-    let failed = |source| LoadError::Clock { source };
+fn read_hz(ebpf: &mut Ebpf, control: &ControlPage, host: &Host) -> Result<Hz, LoadError> {
+    let failed = |error| LoadError::Clock(Verdict::of("clock", &error, host));
     let program: &mut RawTracePoint = ebpf
         .program_mut("clock")
         .ok_or(LoadError::Object("clock"))?

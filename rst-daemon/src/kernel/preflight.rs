@@ -9,6 +9,9 @@ use super::btf;
 /// long-term one of these and the oldest tested.
 const OLDEST_KERNEL: (u32, u32) = (5, 10);
 
+/// What kprobes are found by (`perf_event_open(2)`).
+const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
+
 /// `include/uapi/linux/capability.h`.
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
@@ -58,6 +61,8 @@ pub struct Host {
     pub has_btf: bool,
     /// Contents of `/sys/kernel/security/lockdown`, empty without it.
     pub lockdown: String,
+    /// Whether functions can be probed by kprobe.
+    pub has_kprobes: bool,
 }
 
 impl Host {
@@ -73,7 +78,16 @@ impl Host {
                 .into_owned(),
             has_btf: Path::new(btf::VMLINUX).exists(),
             lockdown: std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default(),
+            has_kprobes: Path::new(KPROBES).exists(),
         }
+    }
+
+    /// The mode of kernel lockdown, where it is in one.
+    #[must_use]
+    pub fn lockdown_mode(&self) -> Option<&str> {
+        let (_, rest) = self.lockdown.split_once('[')?;
+        let (mode, _) = rest.split_once(']')?;
+        (mode != "none").then_some(mode)
     }
 
     /// The first thing that keeps the probes from running.
@@ -140,6 +154,7 @@ mod tests {
             release: "6.1.0-49-cloud-amd64".to_owned(),
             has_btf: true,
             lockdown: "none [integrity] confidentiality\n".to_owned(),
+            has_kprobes: true,
         }
     }
 
@@ -208,5 +223,13 @@ mod tests {
         assert_eq!(kernel_version("6.18.44-fc-v669"), Some((6, 18)));
         assert_eq!(kernel_version("7.2"), Some((7, 2)));
         assert_eq!(kernel_version("x"), None);
+        assert_eq!(good().lockdown_mode(), Some("integrity"));
+        for lockdown in ["", "[none] integrity confidentiality\n"] {
+            let host = Host {
+                lockdown: lockdown.to_owned(),
+                ..good()
+            };
+            assert_eq!(host.lockdown_mode(), None);
+        }
     }
 }

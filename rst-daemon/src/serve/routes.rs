@@ -39,6 +39,8 @@ enum Route {
     Metrics,
     Live,
     Ready,
+    Status,
+    StatusText,
     Stream(Arc<Semaphore>),
     Incidents,
 }
@@ -49,6 +51,8 @@ pub(super) fn respond(serve: &Serve, offer: &Offer, request: &Request<impl Body>
         ("/metrics", _) => Route::Metrics,
         ("/livez", _) => Route::Live,
         ("/readyz", _) => Route::Ready,
+        ("/api/v1/status", Some(_)) => Route::Status,
+        ("/api/v1/status.txt", Some(_)) => Route::StatusText,
         ("/api/v1/stream", Some(places)) => Route::Stream(Arc::clone(places)),
         ("/api/v1/incidents", Some(_)) => Route::Incidents,
         _ => return text(StatusCode::NOT_FOUND, "not found"),
@@ -77,6 +81,14 @@ pub(super) fn respond(serve: &Serve, offer: &Offer, request: &Request<impl Body>
             "probes are not attached yet",
         ),
         Route::Incidents => incidents(serve, request.uri().query().unwrap_or_default()),
+        Route::Status => match (serve.status)().to_json(serve.ready.is_ready()) {
+            Ok(json) => answer(StatusCode::OK, JSON, json),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        },
+        Route::StatusText => {
+            let ready = serve.ready.is_ready();
+            text(StatusCode::OK, (serve.status)().to_text(ready))
+        }
         Route::Stream(places) => stream(serve, offer, places, request),
     }
 }
@@ -157,6 +169,7 @@ mod tests {
     use super::*;
     use crate::hub::Hub;
     use crate::serve::Readiness;
+    use crate::status::tests::report;
     use crate::testing;
 
     fn serve(scrape: Result<Vec<u8>, String>) -> Serve {
@@ -165,6 +178,7 @@ mod tests {
             ready: Readiness::new(),
             scrape: Arc::new(move || scrape.clone()),
             incidents: Arc::new(|since| Ok(format!("[{:?}]", since.to_string()).into())),
+            status: Arc::new(report),
         }
     }
 
@@ -205,6 +219,8 @@ mod tests {
                 ("/metrics/", 404, "not found"),
                 // Only where streams are offered.
                 ("/api/v1/stream", 404, "not found"),
+                ("/api/v1/status", 404, "not found"),
+                ("/api/v1/status.txt", 404, "not found"),
             ] {
                 let got = ask(&serve, &offer, Method::GET, target).await;
                 assert_eq!(got, (status, body.into()), "{target}");
@@ -236,6 +252,19 @@ mod tests {
                 let (status, _) = ask(&serve, &offer(0), Method::GET, &target).await;
                 assert_eq!(status, 404, "they carry addresses: not on TCP");
             }
+        });
+    }
+
+    #[test]
+    fn the_status_is_told_in_both_forms() {
+        testing::run(async {
+            let serve = serve(Ok(Vec::new()));
+            serve.ready.set_ready();
+            let json = ask(&serve, &offer(1), Method::GET, "/api/v1/status").await;
+            let expected = String::from_utf8(report().to_json(true).unwrap()).unwrap();
+            assert_eq!(json, (200, expected));
+            let text = ask(&serve, &offer(1), Method::GET, "/api/v1/status.txt").await;
+            assert_eq!(text, (200, report().to_text(true)));
         });
     }
 

@@ -37,6 +37,7 @@ impl Server {
                 Ok(format!("scrapes {count}\n").into_bytes())
             }),
             incidents: Arc::new(|_| Ok(Vec::new())),
+            status: Arc::new(crate::status::tests::report),
         });
         let (stop, shutdown) = watch::channel(false);
         let tasks = [
@@ -266,6 +267,7 @@ fn a_client_that_does_not_read_its_metrics_is_dropped() {
             ready: Readiness::new(),
             scrape: Arc::new(|| Ok(vec![b'x'; 16 << 20])),
             incidents: Arc::new(|_| Ok(Vec::new())),
+            status: Arc::new(crate::status::tests::report),
         };
         let (_stop, shutdown) = watch::channel(false);
         let server = tokio::spawn(async move {

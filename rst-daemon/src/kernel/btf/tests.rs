@@ -4,15 +4,17 @@ use proptest::prelude::*;
 
 use super::*;
 
+const NOTHING: &[&str] = &[];
+
 /// Builds a BTF blob type by type; ids start at 1.
 #[derive(Default)]
-struct Builder {
+pub(in crate::kernel) struct Builder {
     types: Vec<u8>,
     strings: Vec<u8>,
 }
 
 impl Builder {
-    fn new() -> Self {
+    pub(in crate::kernel) fn new() -> Self {
         Self {
             strings: vec![0],
             ..Self::default()
@@ -40,19 +42,24 @@ impl Builder {
             .extend(words.iter().flat_map(|word| word.to_ne_bytes()));
     }
 
-    fn int(mut self, name: &str, size: u32) -> Self {
+    pub(in crate::kernel) fn int(self, name: &str, size: u32) -> Self {
+        self.encoded_int(name, size, 0)
+    }
+
+    /// With its `BTF_INT_*` bits.
+    pub(in crate::kernel) fn encoded_int(mut self, name: &str, size: u32, encoding: u32) -> Self {
         self.head(name, kind::INT, false, 0, size);
-        self.words(&[size * 8]);
+        self.words(&[encoding << 24 | (size * 8)]);
         self
     }
 
-    fn reference(mut self, name: &str, kind: u32, to: u32) -> Self {
+    pub(in crate::kernel) fn reference(mut self, name: &str, kind: u32, to: u32) -> Self {
         self.head(name, kind, false, 0, to);
         self
     }
 
     /// Members: name, type, bit offset.
-    fn composite(
+    pub(in crate::kernel) fn composite(
         mut self,
         name: &str,
         kind: u32,
@@ -68,7 +75,7 @@ impl Builder {
         self
     }
 
-    fn enumeration(mut self, name: &str, members: &[(&str, u32)]) -> Self {
+    pub(in crate::kernel) fn enumeration(mut self, name: &str, members: &[(&str, u32)]) -> Self {
         self.head(name, kind::ENUM, false, members.len(), 4);
         for (name, value) in members {
             let name = self.name(name);
@@ -77,15 +84,16 @@ impl Builder {
         self
     }
 
-    fn prototype(mut self, parameters: usize) -> Self {
-        self.head("", kind::FUNC_PROTO, false, parameters, 0);
-        for _ in 0..parameters {
-            self.words(&[0, 1]);
+    /// Parameters by type.
+    pub(in crate::kernel) fn prototype(mut self, returns: u32, parameters: &[u32]) -> Self {
+        self.head("", kind::FUNC_PROTO, false, parameters.len(), returns);
+        for id in parameters {
+            self.words(&[0, *id]);
         }
         self
     }
 
-    fn build(self) -> Vec<u8> {
+    pub(in crate::kernel) fn build(self) -> Vec<u8> {
         let mut blob = Vec::new();
         blob.extend(MAGIC.to_ne_bytes());
         blob.extend([1, 0]);
@@ -165,18 +173,62 @@ fn bit_fields_are_told_from_whole_members() {
 
 #[test]
 fn enum_members_and_prototypes_are_read() {
+    // 2 const sock, 3 its pointer, 4 void pointer, 7 int, 8 bool, 9 int **.
     let blob = Builder::new()
-        .enumeration("reason", &[("A", 0), ("B", 7)])
-        .prototype(4)
+        .composite("sock", kind::STRUCT, 8, false, &[])
+        .reference("", kind::CONST, 1)
         .reference("", kind::PTR, 2)
-        .reference("btf_trace_tcp_send_reset", kind::TYPEDEF, 3)
+        .reference("", kind::PTR, 0)
+        .enumeration("reason", &[("A", 0), ("B", 7)])
+        .reference("a_typedef", kind::TYPEDEF, 5)
+        .encoded_int("int", 4, 1)
+        .encoded_int("_Bool", 1, 4)
+        .reference("", kind::PTR, 10)
+        .reference("", kind::PTR, 7)
+        .prototype(0, &[4, 3, 6, 8])
+        .reference("", kind::PTR, 11)
+        .reference("btf_trace_tcp_send_reset", kind::TYPEDEF, 12)
+        .prototype(3, &[9, 7])
+        .reference("inet_csk_accept", kind::FUNC, 14)
         .build();
-    let btf = Btf::parse(&blob, &["reason", "btf_trace_tcp_send_reset"]).unwrap();
+    let names = ["reason", "btf_trace_tcp_send_reset", "inet_csk_accept"];
+    let btf = Btf::parse(&blob, &names).unwrap();
     assert_eq!(btf.enum_members("reason"), [("A", 0), ("B", 7)]);
     assert_eq!(btf.enum_members("none"), []);
     // The first parameter is the probe's own.
-    assert_eq!(btf.tracepoint_args("tcp_send_reset"), Some(3));
-    assert_eq!(btf.tracepoint_args("tcp_receive_reset"), None);
+    let tracepoint = btf.tracepoint("tcp_send_reset").unwrap();
+    assert_eq!(
+        tracepoint.to_string(),
+        "void(struct sock *, enum reason, bool)"
+    );
+    assert_eq!(btf.tracepoint("tcp_receive_reset"), None);
+    let function = btf.function("inet_csk_accept").unwrap();
+    assert_eq!(function.to_string(), "struct sock *(s32 **, s32)");
+    // Each of its own kind.
+    assert_eq!(btf.function("btf_trace_tcp_send_reset"), None);
+    assert_eq!(btf.function("reason"), None);
+}
+
+/// An anonymous struct that holds itself twice: each level doubles what there is to see.
+#[test]
+fn structs_that_hold_themselves_end() {
+    let blob = Builder::new()
+        .composite("s", kind::STRUCT, 8, false, &[("", 1, 0), ("", 1, 32)])
+        .build();
+    let btf = Btf::parse(&blob, &["s"]).unwrap();
+    assert_eq!(btf.member("s", &["missing"]), None);
+}
+
+#[test]
+fn pointer_loops_end() {
+    let blob = Builder::new()
+        .reference("", kind::PTR, 1)
+        .prototype(1, &[1])
+        .reference("looped", kind::FUNC, 2)
+        .build();
+    let btf = Btf::parse(&blob, &["looped"]).unwrap();
+    let found = btf.function("looped").unwrap();
+    assert_eq!(found.returns, "a pointer to itself");
 }
 
 #[test]
@@ -194,12 +246,12 @@ fn typedef_loops_end() {
 #[test]
 fn what_is_no_btf_is_said_so() {
     assert_eq!(
-        Btf::parse(b"\x7fELF", &[]).err(),
+        Btf::parse(b"\x7fELF", NOTHING).err(),
         Some(BtfError::Magic { found: 0x457f })
     );
     let blob = Builder::new().reference("x", 25, 0).build();
     assert_eq!(
-        Btf::parse(&blob, &[]).err(),
+        Btf::parse(&blob, NOTHING).err(),
         Some(BtfError::Kind { kind: 25, id: 1 })
     );
     let blob = sample();
@@ -221,7 +273,8 @@ proptest! {
             let _ = btf.member("sock", &["narrow"]);
             let _ = btf.member("bits", &["flag"]);
             let _ = btf.enum_members("sock");
-            let _ = btf.tracepoint_args("sock");
+            let _ = btf.tracepoint("sock");
+            let _ = btf.function("sock");
         }
     }
 }
