@@ -22,6 +22,7 @@ use rst_daemon::kernel::listeners::Served;
 use rst_daemon::kernel::ring::{ReaderStats, decode};
 use rst_daemon::ledger::{Blindness, Ours, Report, Values};
 use rst_daemon::metrics::{self, Snapshot};
+use rst_daemon::reload::Reading;
 use rst_daemon::reset::{Reset, Told};
 use rst_daemon::text::{self, Style};
 use rst_daemon::workload::resolver::Resolver;
@@ -254,6 +255,10 @@ fn snapshot(are_served: bool) -> Snapshot {
         probes: Vec::new(),
         shed: Shed::Nothing,
         store: None,
+        settings: Reading {
+            successful: true,
+            success: jiff::Timestamp::UNIX_EPOCH,
+        },
         ledger: Report {
             kernel: Values::default(),
             ours: Ours::default(),

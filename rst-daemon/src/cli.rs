@@ -125,8 +125,8 @@ pub struct HistoryArgs {
 pub enum ConfigCommand {
     /// Check a configuration file and report everything wrong with it
     Check {
-        /// The file
-        file: PathBuf,
+        /// The file [default: /etc/rst/rst.toml where it exists]
+        file: Option<PathBuf>,
     },
     /// Print the commented default configuration
     Example,
@@ -197,7 +197,8 @@ mod tests {
         let Command::Config(command) = parse("rst config check /f").unwrap().command else {
             panic!("not config");
         };
-        assert!(matches!(command, ConfigCommand::Check { file } if file.as_path() == "/f"));
+        assert!(matches!(command, ConfigCommand::Check { file } if file == Some("/f".into())));
+        assert!(parse("rst config check").is_ok());
         assert!(parse("rst config example").is_ok());
     }
 
@@ -207,7 +208,6 @@ mod tests {
             "rst",
             "rst bogus",
             "rst config",
-            "rst config check",
             "rst daemon --json",
             "rst daemon --listen localhost",
             "rst daemon --details-per-second -1",

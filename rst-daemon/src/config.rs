@@ -14,7 +14,9 @@ use thiserror::Error;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::governor::Limits;
 use crate::spike::Parameters;
+use crate::store::database::Bounds;
 use crate::when;
 
 /// The file that is read when none is named.
@@ -140,6 +142,17 @@ impl Default for Config {
             store_max_age: Duration::from_secs(30 * 24 * 3600),
         }
     }
+}
+
+/// Settings that attached probes and their reader take over as they run; see [`Config`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// Events described in detail, at most, per second.
+    pub details_per_second: u32,
+    /// Silence after which a connection counts as idle, milliseconds.
+    pub idle_ms: u32,
+    /// Service ports that carry many requests at once.
+    pub multiplexed_ports: Vec<u16>,
 }
 
 /// Settings given as flags; they win over the file.
@@ -312,6 +325,34 @@ impl Config {
             warmup: Duration::from_secs(self.incident_warmup_seconds.into()),
             calm: Duration::from_secs(self.incident_close_seconds.into()),
             ..Parameters::default()
+        }
+    }
+
+    /// What the probes and their reader go by.
+    #[must_use]
+    pub fn tuning(&self) -> Tuning {
+        Tuning {
+            details_per_second: self.details_per_second,
+            idle_ms: self.idle_ms,
+            multiplexed_ports: self.multiplexed_ports.clone(),
+        }
+    }
+
+    /// What rst may cost.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            cpu: f64::from(self.max_cpu_percent) / 100.0,
+            memory: u64::from(self.max_memory_mb) << 20,
+        }
+    }
+
+    /// How much is stored, for how long.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        Bounds {
+            bytes: u64::from(self.store_max_mb) << 20,
+            age: self.store_max_age,
         }
     }
 

@@ -51,14 +51,14 @@ impl ProbeCost {
 
 /// Measures, judges, and hands on what there is to know, for as long as it is
 /// polled. `random` says where in its period a window lies, 0 to 1, so that nothing
-/// periodic hides from it.
+/// periodic hides from it; `limits` tells the budget of each.
 pub async fn watch(
     programs: Arc<[ProgramHandle]>,
-    limits: Limits,
+    limits: impl Fn() -> Limits,
     random: impl Fn() -> f64,
     mut tell: impl FnMut(&[ProbeCost], Option<Shed>),
 ) {
-    let mut governor = Governor::new(limits);
+    let mut governor = Governor::new(limits());
     let mut costs: Vec<ProbeCost> = programs
         .iter()
         .map(|program| ProbeCost {
@@ -97,6 +97,7 @@ pub async fn watch(
             memory: own_memory().unwrap_or_default(),
         };
         (begin, cpu) = (now, cpu_now);
+        governor.limit(limits());
         let change = governor.judge(cost);
         if let Some(change) = change {
             if change.shed == Shed::Nothing {

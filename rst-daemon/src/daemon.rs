@@ -4,34 +4,40 @@
 use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, Tuning};
 use crate::cost::{self, ProbeCost};
 use crate::governor::{Limits, Shed};
 use crate::hub::Hub;
 use crate::incidents::{self, Book};
 use crate::join::Joiner;
-use crate::kernel::counters::{Counters, Counts};
+use crate::kernel::counters::{Counters, Counts, Tally};
 use crate::kernel::hooks::Hooks;
 use crate::kernel::load::{self, LoadError, Settings};
 use crate::kernel::probes::{RECEIVE_RESET, SEND_RESET, SEND_RESET_FUNCTIONS};
 use crate::kernel::programs::ProgramHandle;
 use crate::kernel::ring::{LONGEST_SLEEP, Reader, ReaderStats, monotonic_ns};
 use crate::kernel::verdict::Judged;
-use crate::kernel::{kernel_log, preflight};
+use crate::kernel::{capabilities, kernel_log, preflight};
 use crate::ledger::{Blindness, Ledger, Ours};
+use crate::manager::{Manager, Watchdog};
 use crate::metrics::{self, OwnersFound, Snapshot};
 use crate::publish::{Host, Insight, Publisher};
+use crate::reload::{Reading, Source};
 use crate::serve::{self, BindError, Readiness, Scrape, Serve, StatusOf};
 use crate::status::Report;
 use crate::store::{self, Gauge, Store};
 use crate::workload::cgroups::Cgroups;
 use crate::workload::resolver::Resolver;
+
+mod signals;
+
+use signals::{Signals, Subject};
 
 /// Why the daemon can't run.
 #[derive(Debug, thiserror::Error)]
@@ -48,9 +54,14 @@ pub enum DaemonError {
     /// The kernel does not tell of our programs.
     #[error("cannot read the statistics of the programs: {0}")]
     Programs(#[source] io::Error),
-    /// SIGUSR1 can't be handled.
-    #[error("cannot handle SIGUSR1: {0}")]
+    /// SIGUSR1 or SIGHUP can't be handled.
+    #[error("cannot handle signals: {0}")]
     Signal(#[source] io::Error),
+    /// systemd can't be told.
+    #[error(
+        "cannot reach the service manager at $NOTIFY_SOCKET: {0}; unset it, or let rst reach it"
+    )]
+    Manager(#[source] io::Error),
     /// The thread of the store can't be started.
     #[error("cannot start to write the store: {0}")]
     Store(#[source] io::Error),
@@ -67,16 +78,20 @@ pub struct Tracer {
     reader: Reader,
     publisher: Publisher,
     details_per_second: u32,
+    shed: Shed,
+    longest_sleep: Duration,
     blindness: Blindness,
     /// What the kernel's tables take.
     memory: String,
 }
 
 /// What a tracer that runs may be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Give this up.
     Shed(Shed),
+    /// Go by these settings.
+    Retune(Tuning),
     /// Forget who has long stopped listening.
     Tidy,
     /// Attach to functions of modules that have been loaded.
@@ -96,6 +111,8 @@ pub struct Status {
     pub attached: Vec<&'static str>,
     /// What became of each probe when it was to be attached.
     pub verdicts: Arc<[Judged]>,
+    /// When the ring was read last, `CLOCK_MONOTONIC`, nanoseconds.
+    pub read_at: u64,
 }
 
 impl Tracer {
@@ -166,11 +183,31 @@ impl Tracer {
                 reader,
                 publisher: Publisher::new(host, hub, Insight::new(config.idle_ms, kernel.times)),
                 details_per_second: config.details_per_second,
+                shed: Shed::Nothing,
+                longest_sleep: LONGEST_SLEEP,
                 memory: kernel.memory,
                 blindness,
             },
             kernel.counters,
         ))
+    }
+
+    /// Says what there is, and what is missing.
+    fn introduce(&self) {
+        for missing in capabilities::Held::read().missing() {
+            info!("without {}: {}", missing.name, missing.without);
+        }
+        info!(
+            "the kernel's tables take {}; tracked_sockets, max_series, ring_bytes and closed_connections size them",
+            self.memory
+        );
+    }
+
+    /// Comes round often enough for the watchdog, where there is one.
+    fn watched_by(&mut self, manager: &Manager) -> Option<Watchdog> {
+        let watchdog = Watchdog::new(manager.watchdog?);
+        self.longest_sleep = LONGEST_SLEEP.min(watchdog.longest_sleep);
+        Some(watchdog)
     }
 
     /// Handles of the programs.
@@ -191,7 +228,7 @@ impl Tracer {
     ) -> Result<(), DaemonError> {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
-            let patience = self.publisher.patience().unwrap_or(LONGEST_SLEEP);
+            let patience = self.publisher.patience().unwrap_or(self.longest_sleep);
             let command = {
                 let mut deliver = |event| self.publisher.take(event);
                 tokio::select! {
@@ -222,6 +259,7 @@ impl Tracer {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Shed(shed) => {
+                self.shed = shed;
                 self.reader.limit(shed.details(self.details_per_second));
                 let keep = shed != Shed::OptionalProbes;
                 if let Some(ebpf) = &mut self.ebpf
@@ -230,6 +268,7 @@ impl Tracer {
                     warn!("{error}");
                 }
             }
+            Command::Retune(tuning) => self.retune(&tuning),
             Command::Tidy => match self.publisher.host().listeners.tidy(monotonic_ns()) {
                 Ok(true) => self.reader.forget_listeners(),
                 Ok(false) => {}
@@ -249,6 +288,22 @@ impl Tracer {
         }
     }
 
+    fn retune(&mut self, tuning: &Tuning) {
+        let Tuning {
+            details_per_second,
+            idle_ms,
+            multiplexed_ports,
+        } = tuning;
+        self.details_per_second = *details_per_second;
+        self.reader.limit(self.shed.details(*details_per_second));
+        self.reader.set_idle(self.publisher.set_idle(*idle_ms));
+        if let Some(ebpf) = &mut self.ebpf
+            && let Err(error) = load::set_multiplexed_ports(ebpf, multiplexed_ports)
+        {
+            warn!("multiplexed_ports can't be changed: {error}");
+        }
+    }
+
     fn detach(&mut self) {
         self.hooks.clear();
         self.ebpf = None;
@@ -260,6 +315,7 @@ impl Tracer {
             owners: self.publisher.owners(),
             attached: self.hooks.names(),
             verdicts: self.hooks.verdicts(),
+            read_at: self.reader.read_at(),
         }
     }
 }
@@ -268,29 +324,33 @@ impl Tracer {
 const COMMANDS: usize = 8;
 
 /// What the scrape shows of the daemon itself.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inside {
     status: Status,
     probes: Vec<ProbeCost>,
     shed: Shed,
+    settings: Reading,
 }
 
-/// Runs the service until `shutdown` resolves.
+/// Runs the service until `shutdown` resolves. At SIGHUP it reads its settings again.
 pub async fn run(
     config: Config,
+    source: Source,
     log_kernel: bool,
     hub: Hub,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), DaemonError> {
+    let manager = Arc::new(Manager::find().map_err(DaemonError::Manager)?);
+    let signals = Signals::handle()?;
     let socket = serve::bind_unix(&config.socket)?;
     let listener = serve::bind_tcp(config.listen).await?;
     let (mut tracer, counters) = Tracer::attach(&config, log_kernel, hub.clone())?;
-    let Store { queue, gauge, end } = store::start(&config).map_err(DaemonError::Store)?;
+    tracer.introduce();
+    let mut watchdog = tracer.watched_by(&manager);
+    let settings = watch::Sender::new(config.clone());
+    let Store { queue, gauge, end } =
+        store::start(settings.subscribe()).map_err(DaemonError::Store)?;
     tracer.publisher.keep_in(queue.clone());
-    info!(
-        "the kernel's tables take {}; tracked_sockets, max_series, ring_bytes and closed_connections size them",
-        tracer.memory
-    );
     let programs: Arc<[ProgramHandle]> = tracer.programs()?.into();
     let mut weighed = Weighed {
         counters,
@@ -303,7 +363,9 @@ pub async fn run(
 
     let inside = Arc::new(Mutex::new(Inside {
         status: tracer.status(),
-        ..Inside::default()
+        probes: Vec::new(),
+        shed: Shed::Nothing,
+        settings: Reading::success(),
     }));
     let (commands, commanded) = mpsc::channel(COMMANDS);
     let ready = Readiness::default();
@@ -334,44 +396,45 @@ pub async fn run(
         stopped.clone(),
     ));
     let unix = tokio::spawn(serve::serve_unix(socket, serve, stopped));
-    let cost = tokio::spawn(keep_cost(
+    // Ended with the daemon.
+    let mut beside = JoinSet::new();
+    beside.spawn(keep_cost(
         programs,
-        limits(&config),
+        now(settings.subscribe(), Config::limits),
         Arc::clone(&inside),
         commands.clone(),
     ));
-    let incidents = tokio::spawn(incidents::run::watch(
+    beside.spawn(incidents::run::watch(
         host,
         book,
         queue,
-        config.spikes(),
-        move || {
-            let tally = lock(&weighed).counters.tally();
-            tally.map_err(|error| format!("cannot read the counts: {error}"))
-        },
+        now(settings.subscribe(), Config::spikes),
+        move || lock(&weighed).tally(),
     ));
-    let mut signal = signal(SignalKind::user_defined1()).map_err(DaemonError::Signal)?;
-    let blind = ready.clone();
-    let detach = tokio::spawn(async move {
-        if signal.recv().await.is_some() {
-            blind.set_blind();
-            // Nobody listens where the daemon is stopping.
-            let _ = commands.send(Command::Detach).await;
-        }
-    });
+    beside.spawn(signals.obey(Subject {
+        source,
+        settings,
+        commands,
+        manager: Arc::clone(&manager),
+        ready: ready.clone(),
+        inside: Arc::clone(&inside),
+    }));
     ready.set_ready();
     info!(
         "ready: metrics on http://{}/metrics, events on {}",
         address,
         config.socket.display()
     );
+    manager.ready("running");
 
     let result = tracer
-        .run(shutdown, commanded, |status| lock(&inside).status = status)
+        .run(shutdown, commanded, |status| {
+            manager.feed_after(watchdog.as_mut(), status.read_at);
+            lock(&inside).status = status;
+        })
         .await;
-    cost.abort();
-    incidents.abort();
-    detach.abort();
+    manager.stopping();
+    drop(beside);
     // Nobody listens when both servers have ended by themselves; fine.
     let _ = stop.send(true);
     let _ = tokio::join!(tcp, unix, end.wait());
@@ -379,11 +442,9 @@ pub async fn run(
     result
 }
 
-fn limits(config: &Config) -> Limits {
-    Limits {
-        cpu: f64::from(config.max_cpu_percent) / 100.0,
-        memory: u64::from(config.max_memory_mb) << 20,
-    }
+/// What follows from the settings at the moment.
+fn now<T>(settings: watch::Receiver<Config>, of: impl Fn(&Config) -> T) -> impl Fn() -> T {
+    move || of(&settings.borrow())
 }
 
 /// Periods of the governor after which the table of listeners is tidied: a minute.
@@ -392,7 +453,7 @@ const TIDY_PERIODS: u32 = 12;
 /// Keeps rst within its limits.
 async fn keep_cost(
     programs: Arc<[ProgramHandle]>,
-    limits: Limits,
+    limits: impl Fn() -> Limits,
     inside: Arc<Mutex<Inside>>,
     commands: mpsc::Sender<Command>,
 ) {
@@ -432,6 +493,11 @@ struct Weighed {
 }
 
 impl Weighed {
+    fn tally(&mut self) -> Result<Tally, String> {
+        let tally = self.counters.tally();
+        tally.map_err(|error| format!("cannot read the counts: {error}"))
+    }
+
     fn read(&mut self) -> Result<(Counts, Ours), DaemonError> {
         let counts = self.counters.read().map_err(DaemonError::Counts)?;
         let mut ours = Ours {
@@ -484,6 +550,7 @@ fn scrape(
             owners,
             attached,
             verdicts: _,
+            read_at: _,
         } = inside.status.clone();
         let snapshot = Snapshot {
             counts,
@@ -499,6 +566,7 @@ fn scrape(
             ledger: ledger.clone(),
             incidents: lock(&book).totals(),
             store: store.as_ref().map(Gauge::status),
+            settings: inside.settings,
         };
         metrics::render(&snapshot, |raw| host.joiner.known_reason(raw))
             .map_err(|error| error.to_string())

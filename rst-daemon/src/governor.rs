@@ -141,6 +141,11 @@ impl Governor {
         }
     }
 
+    /// Goes by another budget from now on.
+    pub fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Takes the cost of one period in; a change where there is one.
     pub fn judge(&mut self, cost: Cost) -> Option<Change> {
         let Limits { cpu, memory } = self.limits;

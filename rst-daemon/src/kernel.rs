@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod btf;
+pub mod capabilities;
 pub mod control;
 pub mod counters;
 mod functions;

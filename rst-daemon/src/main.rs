@@ -2,6 +2,7 @@
 //! exit code (0 ok, 1 failed, 2 usage).
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -11,6 +12,7 @@ use rst_daemon::config::{self, Config, ConfigError};
 use rst_daemon::filter::Filter;
 use rst_daemon::hub::Hub;
 use rst_daemon::print::{self, Format};
+use rst_daemon::reload::Source;
 use rst_daemon::{daemon, explain, history, incidents, watch};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{Level, warn};
@@ -42,7 +44,7 @@ fn main() -> ExitCode {
             print_line(cause.map_or_else(explain::list, explain::cause).trim_end())
                 .map_err(Failure::from)
         }
-        Command::Config(ConfigCommand::Check { file }) => check_config(&file),
+        Command::Config(ConfigCommand::Check { file }) => check_config(file.as_deref()),
         Command::Config(ConfigCommand::Example) => print_example().map_err(Failure::from),
     };
     match outcome {
@@ -59,9 +61,11 @@ fn main() -> ExitCode {
 }
 
 fn run_daemon(args: DaemonArgs) -> Result<(), Failure> {
-    let config = Config::load(args.config.as_deref())
-        .map_err(Failure::Usage)?
-        .with(args.overrides);
+    let source = Source {
+        file: args.config,
+        flags: args.overrides,
+    };
+    let config = source.read().map_err(Failure::Usage)?;
     log_to_stderr(if args.log_kernel || args.debug {
         Level::DEBUG
     } else {
@@ -76,7 +80,7 @@ fn run_daemon(args: DaemonArgs) -> Result<(), Failure> {
             .transpose()
             .context("cannot start the printer")?;
         let stop = stop_signal()?;
-        daemon::run(config, args.log_kernel, hub, stop)
+        daemon::run(config, source, args.log_kernel, hub, stop)
             .await
             .map_err(|error| Failure::Failed(error.into()))?;
         if let Some(printed) = printed
@@ -100,9 +104,10 @@ fn run_incidents(args: IncidentsArgs) -> anyhow::Result<()> {
     Ok(runtime()?.block_on(incidents::command::run(args))?)
 }
 
-fn check_config(file: &std::path::Path) -> Result<(), Failure> {
-    Config::load(Some(file)).map_err(Failure::Usage)?;
-    print_line(&format!("{}: ok", file.display()))?;
+fn check_config(file: Option<&Path>) -> Result<(), Failure> {
+    Config::load(file).map_err(Failure::Usage)?;
+    let name = file.unwrap_or(Path::new(config::DEFAULT_PATH));
+    print_line(&format!("{}: ok", name.display()))?;
     Ok(())
 }
 

@@ -22,6 +22,7 @@ use crate::kernel::listeners::Served;
 use crate::kernel::probes::PROBES;
 use crate::kernel::ring::ReaderStats;
 use crate::ledger::{Counter as KernelCounter, Report};
+use crate::reload::Reading;
 use crate::store;
 
 /// Label value of what is not known.
@@ -61,6 +62,8 @@ pub struct Snapshot {
     pub incidents: BTreeMap<Of, Total>,
     /// How the store stands, where there is one.
     pub store: Option<store::Status>,
+    /// How the last reading of the settings went.
+    pub settings: Reading,
 }
 
 impl Snapshot {
@@ -132,6 +135,7 @@ fn families(snapshot: &Snapshot, reason: impl Fn(u8) -> Option<String>) -> Vec<M
     families.extend(ledger(snapshot));
     families.extend(incidents(snapshot));
     families.extend(own(snapshot));
+    families.extend(configuration::families(&snapshot.settings));
     families.extend(snapshot.store.iter().flat_map(stored::families));
     families
 }
@@ -606,6 +610,7 @@ fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> Met
     family
 }
 
+mod configuration;
 mod stored;
 #[cfg(test)]
 mod tests;

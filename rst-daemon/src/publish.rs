@@ -176,6 +176,18 @@ impl Publisher {
         Arc::clone(&self.host)
     }
 
+    /// Another silence, milliseconds, is what counts as idle from now on. Returns it in
+    /// jiffies.
+    pub fn set_idle(&mut self, idle_ms: u32) -> u32 {
+        let idle = self.host.joiner.hz().jiffies(idle_ms);
+        let times = Times {
+            idle,
+            ..self.insight.times
+        };
+        self.insight.set_idle(idle_ms, times);
+        idle
+    }
+
     /// How the owners of the events so far were found.
     #[must_use]
     pub fn owners(&self) -> OwnersFound {
@@ -293,6 +305,12 @@ impl Insight {
             times,
             owners: OwnersFound::default(),
         }
+    }
+
+    /// Another silence is the shortest from now on.
+    fn set_idle(&mut self, idle_ms: u32, times: Times) {
+        self.estimator.shortest_ms = idle_ms.into();
+        self.times = times;
     }
 
     /// Says once what the resets of a service have in common; that is the hint

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::config::Config;
@@ -25,7 +25,7 @@ pub mod incidents;
 pub mod query;
 mod schema;
 
-use database::{Bounds, Database, Item, StoreError};
+use database::{Database, Item, StoreError};
 
 /// What may wait to be written: four seconds of the most that is described one by
 /// one at the defaults, about 16 MB where the disk stands still.
@@ -199,8 +199,9 @@ impl End {
     }
 }
 
-/// Starts to write the store that is configured.
-pub fn start(config: &Config) -> io::Result<Store> {
+/// Starts to write the store that is configured; its bounds follow the settings.
+pub fn start(settings: watch::Receiver<Config>) -> io::Result<Store> {
+    let config = settings.borrow().clone();
     let (ended, end) = oneshot::channel();
     if config.store_max_mb == 0 {
         return Ok(Store {
@@ -209,15 +210,11 @@ pub fn start(config: &Config) -> io::Result<Store> {
             end: End(end),
         });
     }
-    let bounds = Bounds {
-        bytes: u64::from(config.store_max_mb) << 20,
-        age: config.store_max_age,
-    };
     let (sender, receiver) = mpsc::sync_channel(QUEUE);
     let shared = Arc::<Shared>::default();
     let writer = Writer {
-        dir: config.data_dir.clone(),
-        bounds,
+        dir: config.data_dir,
+        settings,
         shared: Arc::clone(&shared),
         database: None,
         trouble: None,
@@ -242,7 +239,7 @@ pub fn start(config: &Config) -> io::Result<Store> {
 /// The thread.
 struct Writer {
     dir: PathBuf,
-    bounds: Bounds,
+    settings: watch::Receiver<Config>,
     shared: Arc<Shared>,
     /// `None` where it has to be opened.
     database: Option<Database>,
@@ -304,12 +301,12 @@ impl Writer {
     }
 
     fn write(&mut self, batch: &[Item]) -> Result<(), StoreError> {
+        let bounds = self.settings.borrow().bounds();
         let database = match &mut self.database {
             Some(database) => database,
-            None => self
-                .database
-                .insert(Database::open(&self.dir, self.bounds)?),
+            None => self.database.insert(Database::open(&self.dir, bounds)?),
         };
+        database.limit(bounds);
         let done = database.write(batch, Timestamp::now())?;
         let shared = &self.shared;
         shared.up.store(true, Ordering::Relaxed);

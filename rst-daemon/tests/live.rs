@@ -85,6 +85,8 @@ mod router;
 mod scans;
 #[path = "live/servers.rs"]
 mod servers;
+#[path = "live/service.rs"]
+mod service;
 #[path = "live/stories.rs"]
 mod stories;
 #[path = "live/uploads.rs"]

@@ -105,6 +105,11 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
         reason: "an HTTP/2 client that ends with a GOAWAY",
     },
     Tool {
+        package: "systemd",
+        command: "systemd-analyze",
+        reason: "what the unit file exposes",
+    },
+    Tool {
         package: "wrk",
         command: "wrk",
         reason: "a load generator that leaves with requests under way",
@@ -180,6 +185,13 @@ pub(crate) const VM_TOOLS: &[Tool] = &[
         reason: "programs inside namespaces in the guests",
     },
 ];
+
+/// What the boot test needs beyond the kernel matrix.
+pub(crate) const BOOT_TOOLS: &[Tool] = &[Tool {
+    package: "mmdebstrap",
+    command: "mmdebstrap",
+    reason: "a Debian to boot",
+}];
 
 /// Those of `names` that dpkg does not list as installed; all of them where there is no dpkg.
 pub(crate) fn missing(names: &[&'static str]) -> Vec<&'static str> {

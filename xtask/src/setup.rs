@@ -9,7 +9,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::{
     packages,
-    packages::{BENCH_TOOLS, FUZZ_TOOLS, NoServices, TEST_TOOLS, Tool, VM_TOOLS},
+    packages::{BENCH_TOOLS, BOOT_TOOLS, FUZZ_TOOLS, NoServices, TEST_TOOLS, Tool, VM_TOOLS},
     step::{Log, Step},
     toolchain,
     toolchain::Toolchain,
@@ -127,15 +127,30 @@ pub(crate) fn ensure_bench_tools() -> Result<()> {
 
 /// Installs what the kernel matrix needs; an error where that can't be done.
 pub(crate) fn ensure_vm_tools() -> Result<()> {
-    ensure_tools(VM_TOOLS, "for the kernel matrix", "there is no matrix")?;
-    let missing: Vec<_> = VM_TOOLS
+    require_tools(VM_TOOLS, "the kernel matrix")
+}
+
+/// Installs what the boot test needs; an error where that can't be done.
+pub(crate) fn ensure_boot_tools() -> Result<()> {
+    ensure_vm_tools()?;
+    require_tools(BOOT_TOOLS, "the boot test")
+}
+
+/// Installs all of these, or fails.
+fn require_tools(tools: &[Tool], what: &str) -> Result<()> {
+    ensure_tools(
+        tools,
+        &format!("for {what}"),
+        &format!("{what} can't be run"),
+    )?;
+    let missing: Vec<_> = tools
         .iter()
         .filter(|tool| !packages::has_command(tool.command))
         .map(|tool| tool.package)
         .collect();
     ensure!(
         missing.is_empty(),
-        "the kernel matrix needs {}: install them",
+        "{what} needs {}: install them",
         missing.join(", ")
     );
     Ok(())

@@ -1,6 +1,7 @@
 //! `cargo xtask vm`: the kernel matrix. Debian's kernels boot under QEMU, and a choice of the
 //! live tests ([`groups`]) runs in each, with the same expectations.
 
+mod boot;
 mod fetch;
 mod groups;
 mod guest;
@@ -38,6 +39,9 @@ const SERIES: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", release::NEWEST];
 pub(crate) struct Options {
     /// Series such as 6.12, or `newest`; five of them where none is named
     series: Vec<String>,
+    /// Boot Debian's systemd with the unit file instead, and put the service to the test
+    #[arg(long)]
+    boot: bool,
     /// Look for newer kernels than those in the cache
     #[arg(long)]
     update: bool,
@@ -45,6 +49,9 @@ pub(crate) struct Options {
 
 /// `cargo xtask vm`.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.boot {
+        return boot::run(&options.series, options.update);
+    }
     let tally = matrix(options)?;
     if tally.failed > 0 {
         bail!("{} failures in the kernel matrix", tally.failed);

@@ -65,7 +65,7 @@ pub struct Observation {
 #[derive(Debug)]
 pub struct Estimator {
     /// A shorter silence is no timer's.
-    shortest_ms: u64,
+    pub shortest_ms: u64,
     services: HashMap<Arc<(Key, Cause)>, Service>,
     /// By when they were last heard of, the longest ago first.
     order: BTreeMap<u64, Arc<(Key, Cause)>>,

@@ -29,19 +29,20 @@ use crate::store::Queue;
 use crate::text;
 
 /// Watches for incidents until it is dropped. `read` reads the counts; `book` is what
-/// others look into; the store keeps what it holds.
+/// others look into; the store keeps what it holds; `parameters` tells what makes an
+/// incident at the moment.
 pub async fn watch(
     host: Arc<Host>,
     book: Arc<Mutex<Book>>,
     store: Option<Queue>,
-    parameters: Parameters,
+    parameters: impl Fn() -> Parameters,
     mut read: impl FnMut() -> Result<Tally, String>,
 ) {
     let mut watch = Watch {
         host,
         book,
         store,
-        detector: Detector::new(parameters),
+        detector: Detector::new(parameters()),
         at: Instant::now(),
         seen: 0,
         is_full: false,
@@ -51,6 +52,7 @@ pub async fn watch(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        watch.detector.retune(parameters());
         let result = read().and_then(|tally| watch.step(&tally));
         if let Err(error) = &result
             && !watch.failed

@@ -242,10 +242,7 @@ fn attach_undisturbed(settings: Settings<'_>) -> Result<Kernel, LoadError> {
         bucket_bounds(second),
         Ending::units(CLOSED_SECONDS * second),
     );
-    let ports = ebpf
-        .map_mut("MULTIPLEXED")
-        .ok_or(LoadError::Object("MULTIPLEXED"))?;
-    set_ports(ports, settings.multiplexed_ports).map_err(map_error("MULTIPLEXED"))?;
+    set_multiplexed_ports(&mut ebpf, settings.multiplexed_ports)?;
 
     let hooks = Hooks::attach(&mut ebpf, &layout, &kernel_btf, &host)?;
     if !hooks.names().contains(&SOCKETS_AT_START) {
@@ -361,14 +358,23 @@ fn read_hz(ebpf: &mut Ebpf, control: &ControlPage, host: &Host) -> Result<Hz, Lo
     Ok(hz)
 }
 
+/// Sets which ports carry many requests at once, also while the programs run.
+pub fn set_multiplexed_ports(ebpf: &mut Ebpf, ports: &[u16]) -> Result<(), LoadError> {
+    const NAME: &str = "MULTIPLEXED";
+    let map = ebpf.map_mut(NAME).ok_or(LoadError::Object(NAME))?;
+    set_ports(map, ports).map_err(map_error(NAME))
+}
+
 fn set_ports(map: &mut Map, ports: &[u16]) -> Result<(), MapError> {
     let mut map = Array::<_, u64>::try_from(map)?;
     let mut words = vec![0u64; PORT_WORDS];
     for port in ports {
         words[usize::from(*port) / 64] |= 1 << (port % 64);
     }
-    for (index, word) in (0u32..).zip(words).filter(|(_, word)| *word != 0) {
-        map.set(index, word, 0)?;
+    for (index, word) in (0u32..).zip(words) {
+        if map.get(&index, 0)? != word {
+            map.set(index, word, 0)?;
+        }
     }
     Ok(())
 }

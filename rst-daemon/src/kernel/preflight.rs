@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::btf;
+use super::capabilities::{self, Held, Need};
 
 /// Oldest kernel with everything the programs need: the ring buffer came in
 /// 5.8, `bpf_skc_to_tcp_sock` for tracing programs in 5.9; 5.10 is the oldest
@@ -11,11 +12,6 @@ const OLDEST_KERNEL: (u32, u32) = (5, 10);
 
 /// What kprobes are found by (`perf_event_open(2)`).
 const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
-
-/// `include/uapi/linux/capability.h`.
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_PERFMON: u32 = 38;
-const CAP_BPF: u32 = 39;
 
 /// Something that keeps the probes from running, with its remedy.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -26,7 +22,7 @@ pub enum PreflightError {
     )]
     Capabilities {
         /// The capabilities that are missing.
-        missing: &'static str,
+        missing: String,
     },
     /// The kernel publishes no BTF.
     #[error(
@@ -53,8 +49,8 @@ pub enum PreflightError {
 /// What the checks look at, so that they are a pure function of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
-    /// Effective capabilities, a bit set.
-    pub capabilities: u64,
+    /// What this process may do.
+    pub capabilities: Held,
     /// `uname -r`.
     pub release: String,
     /// Whether the kernel publishes its BTF.
@@ -69,9 +65,8 @@ impl Host {
     /// Reads the running host.
     #[must_use]
     pub fn read() -> Self {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         Self {
-            capabilities: effective_capabilities(&status),
+            capabilities: Held::read(),
             release: rustix::system::uname()
                 .release()
                 .to_string_lossy()
@@ -97,18 +92,11 @@ impl Host {
                 release: self.release.clone(),
             });
         }
-        let has = |capability: u32| self.capabilities >> capability & 1 == 1;
-        // CAP_SYS_ADMIN includes both.
-        if !has(CAP_SYS_ADMIN) {
-            let missing = match (has(CAP_BPF), has(CAP_PERFMON)) {
-                (true, true) => None,
-                (true, false) => Some("CAP_PERFMON"),
-                (false, true) => Some("CAP_BPF"),
-                (false, false) => Some("CAP_BPF and CAP_PERFMON"),
-            };
-            if let Some(missing) = missing {
-                return Err(PreflightError::Capabilities { missing });
-            }
+        let missing = self.capabilities.missing();
+        let missing =
+            capabilities::names(missing.filter(|capability| capability.need == Need::Required));
+        if !missing.is_empty() {
+            return Err(PreflightError::Capabilities { missing });
         }
         if !self.has_btf {
             return Err(PreflightError::NoBtf);
@@ -129,15 +117,6 @@ pub fn in_initial_pid_namespace() -> bool {
         .is_ok_and(|target| target.as_os_str() == "pid:[4026531836]")
 }
 
-/// Parses `CapEff` of `/proc/PID/status`; nothing readable counts as none.
-fn effective_capabilities(status: &str) -> u64 {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|value| u64::from_str_radix(value.trim(), 16).ok())
-        .unwrap_or(0)
-}
-
 /// Major and minor number of a release like `6.1.0-49-cloud-amd64`.
 fn kernel_version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
@@ -148,9 +127,13 @@ fn kernel_version(release: &str) -> Option<(u32, u32)> {
 mod tests {
     use super::*;
 
+    fn held(effective: &str) -> Held {
+        Held::parse(&format!("CapEff:\t{effective}\n"))
+    }
+
     fn good() -> Host {
         Host {
-            capabilities: 1 << CAP_BPF | 1 << CAP_PERFMON,
+            capabilities: held("000000c000000000"),
             release: "6.1.0-49-cloud-amd64".to_owned(),
             has_btf: true,
             lockdown: "none [integrity] confidentiality\n".to_owned(),
@@ -162,7 +145,7 @@ mod tests {
     fn a_good_host_passes() {
         assert_eq!(good().check(), Ok(()));
         let root = Host {
-            capabilities: 1 << CAP_SYS_ADMIN,
+            capabilities: held("0000000000200000"),
             ..good()
         };
         assert_eq!(root.check(), Ok(()));
@@ -173,14 +156,14 @@ mod tests {
         let cases = [
             (
                 Host {
-                    capabilities: 0,
+                    capabilities: held("0000000000000000"),
                     ..good()
                 },
-                "CAP_BPF and CAP_PERFMON missing; run as root",
+                "CAP_BPF CAP_PERFMON missing; run as root",
             ),
             (
                 Host {
-                    capabilities: 1 << CAP_BPF,
+                    capabilities: held("0000008000000000"),
                     ..good()
                 },
                 "CAP_PERFMON missing",
@@ -215,11 +198,6 @@ mod tests {
 
     #[test]
     fn reads_what_the_kernel_writes() {
-        assert_eq!(
-            effective_capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n"),
-            0x1ff_ffff_ffff
-        );
-        assert_eq!(effective_capabilities("garbage"), 0);
         assert_eq!(kernel_version("6.18.44-fc-v669"), Some((6, 18)));
         assert_eq!(kernel_version("7.2"), Some((7, 2)));
         assert_eq!(kernel_version("x"), None);

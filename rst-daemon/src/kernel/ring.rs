@@ -156,6 +156,11 @@ impl Reader {
         self.control.forget_listeners();
     }
 
+    /// A silence of so many jiffies counts as idle from now on.
+    pub fn set_idle(&self, jiffies: u32) {
+        self.control.set_idle(jiffies);
+    }
+
     /// What the reader met so far.
     #[must_use]
     pub fn stats(&self) -> ReaderStats {

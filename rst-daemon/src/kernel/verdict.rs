@@ -270,12 +270,13 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::capabilities::Held;
     use super::super::probes::PROBES;
     use super::*;
 
     fn host(lockdown: &str) -> Host {
         Host {
-            capabilities: u64::MAX,
+            capabilities: Held::parse("CapEff:\tffffffffffffffff\n"),
             release: "6.1.0".to_owned(),
             has_btf: true,
             lockdown: lockdown.to_owned(),
@@ -301,14 +302,14 @@ mod tests {
         let free = host("[none] integrity confidentiality\n");
         let locked = host("none [integrity] confidentiality\n");
         let poor = Host {
-            capabilities: 0,
+            capabilities: Held::parse("CapEff:\t0\n"),
             ..host("")
         };
         for (errno, host, expected) in [
             (libc::EPERM, &locked, "lockdown, which is in integrity mode"),
             (libc::EPERM, &free, "likely a security module"),
             (libc::EPERM, &host(""), "which would tell, is not mounted"),
-            (libc::EACCES, &poor, "CAP_BPF and CAP_PERFMON missing"),
+            (libc::EACCES, &poor, "CAP_BPF CAP_PERFMON missing"),
             (ENOTSUPP, &free, "no BPF trampolines"),
             (libc::EINVAL, &free, "CONFIG_FUNCTION_TRACER"),
             (libc::ENOENT, &free, "nothing of this name"),

@@ -21,6 +21,10 @@ fn series(reason: Label<u8>, port: Label<u16>) -> Series {
 
 fn snapshot() -> Snapshot {
     Snapshot {
+        settings: Reading {
+            successful: false,
+            success: jiff::Timestamp::from_second(1_800_000_000).unwrap(),
+        },
         counts: Counts {
             resets: [
                 (series(Label::Value(9), Label::Value(80)), 3),
@@ -219,4 +223,15 @@ fn nothing_counted_yet_is_valid_too() {
     });
     assert!(!text.contains("rst_resets_total{"));
     assert!(text.contains(r#"rst_probe_up{probe="tcp_receive_reset",required="true"} 0"#));
+}
+
+#[test]
+fn a_file_that_was_refused_is_told_with_the_time_of_the_last_good_one() {
+    let text = text(&snapshot());
+    for line in [
+        "rst_config_last_reload_successful 0",
+        "rst_config_last_reload_success_timestamp_seconds 1800000000",
+    ] {
+        assert!(text.lines().any(|it| it == line), "{line}: {text}");
+    }
 }

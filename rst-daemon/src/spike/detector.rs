@@ -104,6 +104,13 @@ impl Detector {
         }
     }
 
+    /// Goes by other parameters from now on. What has been learned stays.
+    pub fn retune(&mut self, parameters: Parameters) {
+        if self.rules.parameters != parameters {
+            self.rules = Rules::new(parameters);
+        }
+    }
+
     /// Whether there is more than can be watched.
     #[must_use]
     pub fn is_full(&self) -> bool {

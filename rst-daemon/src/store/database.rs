@@ -222,6 +222,11 @@ impl Database {
         })
     }
 
+    /// Keeps within other bounds from the next writing on.
+    pub fn limit(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
     /// Writes all of these or, where it fails, none; and makes room for them. `now`
     /// is what ages are told from.
     pub fn write(&mut self, items: &[Item], now: Timestamp) -> Result<Done, StoreError> {

@@ -13,8 +13,13 @@ fn config(dir: PathBuf) -> Config {
     }
 }
 
+/// A store whose settings don't change.
+fn begun(config: Config) -> Store {
+    start(watch::channel(config).1).unwrap()
+}
+
 fn started(dir: PathBuf) -> (Queue, Gauge, End) {
-    let store = start(&config(dir)).unwrap();
+    let store = begun(config(dir));
     (store.queue.unwrap(), store.gauge.unwrap(), store.end)
 }
 
@@ -119,11 +124,10 @@ fn a_queue_that_is_full_holds_nobody_up() {
 #[test]
 fn no_store_where_none_is_wanted() {
     let dir = TempDir::new();
-    let store = start(&Config {
+    let store = begun(Config {
         store_max_mb: 0,
         ..config(dir.join("d"))
-    })
-    .unwrap();
+    });
     assert!(store.queue.is_none() && store.gauge.is_none());
     testing::run(store.end.wait());
     assert!(!dir.join("d").exists());

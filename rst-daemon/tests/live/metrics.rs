@@ -21,12 +21,14 @@ pub(crate) type Labels = BTreeMap<String, String>;
 pub(crate) type Increase = BTreeMap<Labels, u64>;
 
 /// The gauges that tests look at.
-const GAUGES: [&str; 5] = [
+const GAUGES: [&str; 7] = [
     "rst_unaccounted_resets",
     "rst_probe_up",
     "rst_shed_level",
     "rst_incident_active",
     "rst_store_up",
+    "rst_config_last_reload_successful",
+    "rst_config_last_reload_success_timestamp_seconds",
 ];
 
 /// All counters at one moment, buckets among them, sums of seconds in

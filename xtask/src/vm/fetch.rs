@@ -58,6 +58,15 @@ pub(crate) fn kernels(series: &[String], update: bool) -> Result<Vec<Result<Kern
     Ok(cached.collect())
 }
 
+/// Where the user's caches are.
+pub(super) fn cache_base() -> Result<PathBuf> {
+    env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| Some(Path::new(&env::var_os("HOME")?).join(".cache")))
+        .context("neither XDG_CACHE_HOME nor HOME is set")
+}
+
 struct Cache {
     dir: PathBuf,
     /// One xtask at a time changes it.
@@ -66,12 +75,7 @@ struct Cache {
 
 impl Cache {
     fn open() -> Result<Self> {
-        let base = env::var_os("XDG_CACHE_HOME")
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-            .or_else(|| Some(Path::new(&env::var_os("HOME")?).join(".cache")))
-            .context("neither XDG_CACHE_HOME nor HOME is set")?;
-        let dir = base.join(CACHE);
+        let dir = cache_base()?.join(CACHE);
         let open = || {
             fs::create_dir_all(dir.join("apt/lists/partial"))?;
             fs::create_dir_all(dir.join("apt/archives/partial"))?;
@@ -169,13 +173,7 @@ impl Cache {
 
     /// Reads the package lists.
     fn refresh(&self) -> Result<()> {
-        let listed = output(Command::new("apt-get").args([
-            "indextargets",
-            "--format",
-            "$(REPO_URI)",
-            "Created-By: Packages",
-        ]))?;
-        let sources = sources(&String::from_utf8_lossy(&listed.stdout))?;
+        let sources = sources(&archives()?)?;
         fs::write(self.dir.join("apt/sources.list"), sources)?;
         eprintln!("  read Debian's lists of kernels ..");
         output(self.apt("apt-get").arg("update"))?;
@@ -212,20 +210,41 @@ impl Cache {
     }
 }
 
+/// Where Debian's packages are: the archive that this machine's apt uses.
+pub(super) fn debian() -> Result<String> {
+    Ok(archive(&archives()?, "debian")?.to_owned())
+}
+
+/// The addresses of apt's archives, one a line.
+fn archives() -> Result<String> {
+    let listed = output(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        "$(REPO_URI)",
+        "Created-By: Packages",
+    ]))?;
+    Ok(String::from_utf8_lossy(&listed.stdout).into_owned())
+}
+
+/// That of them with this name.
+fn archive<'a>(archives: &'a str, name: &str) -> Result<&'a str> {
+    let end = format!("/{name}/");
+    archives
+        .lines()
+        .find(|uri| uri.ends_with(&end))
+        .with_context(|| {
+            format!(
+                "apt has no archive `{name}`: the kernels are Debian's, add it to apt's sources"
+            )
+        })
+}
+
 /// apt's list of sources, from the addresses of the archives that this machine uses.
 fn sources(archives: &str) -> Result<String> {
-    let archive = |name: &str| {
-        let end = format!("/{name}/");
-        archives
-            .lines()
-            .find(|uri| uri.ends_with(&end))
-            .with_context(|| {
-                format!(
-                    "apt has no archive `{name}`: the kernels are Debian's, add it to apt's sources"
-                )
-            })
-    };
-    let (security, main) = (archive("debian-security")?, archive("debian")?);
+    let (security, main) = (
+        archive(archives, "debian-security")?,
+        archive(archives, "debian")?,
+    );
     let line = |uri: &str, suite: &str| {
         format!("deb [signed-by={KEYRING} arch=amd64] {uri} {suite} main\n")
     };

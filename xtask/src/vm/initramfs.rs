@@ -86,7 +86,7 @@ fn find(program: &str) -> Result<PathBuf> {
 }
 
 /// Copies a program, and the libraries it is linked with to where it looks for them.
-fn add(root: &Path, file: &Path, to: &Path) -> Result<()> {
+pub(super) fn add(root: &Path, file: &Path, to: &Path) -> Result<()> {
     copy(root, file, to)?;
     // It fails for static ones.
     let listed = Command::new("ldd").arg(file).output()?;
@@ -96,7 +96,7 @@ fn add(root: &Path, file: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn copy(root: &Path, file: &Path, to: &Path) -> Result<()> {
+pub(super) fn copy(root: &Path, file: &Path, to: &Path) -> Result<()> {
     let to = root.join(to.strip_prefix("/")?);
     if let Some(dir) = to.parent() {
         fs::create_dir_all(dir)?;
@@ -105,7 +105,7 @@ fn copy(root: &Path, file: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write_program(path: &Path, text: &str) -> Result<()> {
+pub(super) fn write_program(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text)?;
     output(Command::new("chmod").arg("755").arg(path))?;
     Ok(())
@@ -121,7 +121,7 @@ fn libraries(listed: &str) -> Vec<&Path> {
 }
 
 /// A directory as the kernel unpacks it (Documentation/driver-api/early-userspace).
-fn archive(root: &Path) -> Result<Vec<u8>> {
+pub(super) fn archive(root: &Path) -> Result<Vec<u8>> {
     let script = "find . | cpio --create --format=newc --owner=0:0 --quiet";
     Ok(output(Command::new("sh").args(["-c", script]).current_dir(root))?.stdout)
 }
