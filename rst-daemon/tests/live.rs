@@ -75,6 +75,8 @@ mod listeners;
 mod load;
 #[path = "live/owners.rs"]
 mod owners;
+#[path = "live/prometheus.rs"]
+mod prometheus;
 #[path = "live/proxies.rs"]
 mod proxies;
 #[path = "live/quiet.rs"]

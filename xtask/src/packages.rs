@@ -114,6 +114,16 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
         command: "wrk",
         reason: "a load generator that leaves with requests under way",
     },
+    Tool {
+        package: "prometheus",
+        command: "prometheus",
+        reason: "the alert rules, and what they say of a real spike",
+    },
+    Tool {
+        package: "prometheus-alertmanager",
+        command: "prometheus-alertmanager",
+        reason: "alerts as they reach a webhook",
+    },
 ];
 
 /// What fuzzing needs.

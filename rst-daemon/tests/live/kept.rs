@@ -22,6 +22,12 @@ impl How {
             flags: flags.iter().map(ToString::to_string).collect(),
         }
     }
+
+    /// Starts a daemon like this.
+    pub(crate) fn start(&self, folder: &Folder) -> Daemon {
+        let flags: Vec<_> = self.flags.iter().map(String::as_str).collect();
+        Daemon::start(folder, &self.settings, &flags, |command| command)
+    }
 }
 
 /// A daemon that has served a test well, and the folder of its socket.

@@ -125,7 +125,7 @@ impl Daemon {
     /// Starts it and waits until it is ready. The machine's own configuration
     /// does not matter. `by` turns its command into the
     /// one that is run, and becomes it.
-    fn start(
+    pub(crate) fn start(
         folder: &Folder,
         settings: &str,
         flags: &[&str],
@@ -135,8 +135,11 @@ impl Daemon {
         let config = folder.0.join("rst.toml");
         std::fs::write(&config, pace::settings(settings)).unwrap();
         let mut command = Command::new(RST);
-        command.args(["daemon", "--debug", "--listen", "127.0.0.1:0", "--socket"]);
+        command.args(["daemon", "--debug", "--socket"]);
         command.arg(&socket).arg("--config").arg(config);
+        if !settings.contains("listen = ") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
         command
             .arg("--data-dir")
             .arg(folder.0.join(DATA))
@@ -222,8 +225,7 @@ impl Lab {
         let how = How::new(settings, daemon_flags);
         let (daemon, folder) = kept::take(Some(&how)).unwrap_or_else(|| {
             let folder = Folder::new();
-            let daemon = Daemon::start(&folder, settings, daemon_flags, |command| command);
-            (daemon, folder)
+            (how.start(&folder), folder)
         });
         let mut lab = Self::new(test, Netns::new(), daemon, folder, exclusive);
         lab.how = Some(how);
@@ -299,10 +301,10 @@ impl Lab {
         lab
     }
 
-    /// Starts a daemon in place of one that has ended.
+    /// Starts a daemon in place of one that has ended, with the same settings.
     pub(crate) fn restart(&mut self) {
-        self.how = None;
-        self.daemon = Daemon::start(&self.folder, "", &[], |command| command);
+        let how = self.how.take().unwrap_or_else(|| How::new("", &[]));
+        self.daemon = how.start(&self.folder);
     }
 
     /// Runs code in the namespace, on a thread of its own.
