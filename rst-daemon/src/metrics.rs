@@ -1,5 +1,5 @@
 //! The Prometheus metrics: one function per family, all of them listed in
-//! [`families`]. Names and labels are a public interface.
+//! [`families`] but for the largest one, which is in [`resets`]. Names and labels are a public interface.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 use prometheus::{Encoder as _, TextEncoder};
-use rst_common::cause::{Cause, Direction, Impact, OwnerSource, Role};
+use rst_common::cause::{Direction, OwnerSource};
 use rst_common::history::BUCKETS;
 
 use crate::clock::Hz;
@@ -98,14 +98,13 @@ pub fn render(
     families.extend(ProcessCollector::for_self().collect());
     // The encoder refuses a family without a sample.
     families.retain(|family| !family.get_metric().is_empty());
-    let mut text = Vec::with_capacity(16 * 1024);
+    let mut text = resets::text(snapshot).into_bytes();
     TextEncoder::new().encode(&families, &mut text)?;
     Ok(text)
 }
 
 fn families(snapshot: &Snapshot, reason: impl Fn(u8) -> Option<String>) -> Vec<MetricFamily> {
     let mut families = vec![
-        resets(snapshot),
         kernel_reasons(&snapshot.counts, reason),
         connections(
             "rst_connections_total",
@@ -278,77 +277,6 @@ fn overflow(snapshot: &Snapshot) -> u64 {
         })
         .map(|(_, resets)| resets)
         .sum()
-}
-
-/// How a service fails its clients.
-const LOSSES: [(Direction, Cause, Impact); 13] = {
-    use Direction::{Received, Sent};
-    use Impact::{ConnectFailed, ConnectionBroken};
-    [
-        (Sent, Cause::Refused, ConnectFailed),
-        (Sent, Cause::ListenOverflow, ConnectFailed),
-        (Sent, Cause::ListenerClosed, ConnectFailed),
-        (Sent, Cause::FirewallReject, ConnectFailed),
-        (Sent, Cause::HalfOpen, ConnectionBroken),
-        (Sent, Cause::LateData, ConnectionBroken),
-        (Sent, Cause::UnreadData, ConnectionBroken),
-        (Sent, Cause::ProcessExit, ConnectionBroken),
-        (Sent, Cause::AppAbort, ConnectionBroken),
-        (Sent, Cause::KeepaliveTimeout, ConnectionBroken),
-        (Received, Cause::PeerClosed, ConnectionBroken),
-        (Received, Cause::PeerGaveUp, ConnectionBroken),
-        (Received, Cause::PeerAbort, ConnectionBroken),
-    ]
-};
-
-fn resets(snapshot: &Snapshot) -> MetricFamily {
-    // The map keeps the kernel's reason apart, and what has one name.
-    let mut totals = BTreeMap::<_, u64>::new();
-    for (series, resets) in &snapshot.counts.resets {
-        let key = (
-            series.direction.label(),
-            series.cause.label(),
-            series.impact.label(),
-            series.role.label(),
-            snapshot.workload(series.workload),
-            port(series.port),
-        );
-        *totals.entry(key).or_default() += resets;
-    }
-    // There from the start, so that the first ones have a rate.
-    for served in &snapshot.served {
-        let workload = snapshot.workload(Label::Value(served.workload));
-        for (direction, cause, impact) in LOSSES {
-            let key = (
-                direction.label(),
-                cause.label(),
-                impact.label(),
-                Role::Server.label(),
-                workload,
-                served.port.to_string(),
-            );
-            totals.entry(key).or_default();
-        }
-    }
-    counter(
-        "rst_resets_total",
-        "TCP resets, exact.",
-        totals.iter().map(
-            |((direction, cause, impact, role, workload, port), resets)| {
-                (
-                    vec![
-                        ("direction", *direction),
-                        ("cause", *cause),
-                        ("impact", *impact),
-                        ("role", *role),
-                        ("workload", *workload),
-                        ("port", port.as_str()),
-                    ],
-                    *resets,
-                )
-            },
-        ),
-    )
 }
 
 /// Connections by role, workload and port.
@@ -611,6 +539,7 @@ fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> Met
 }
 
 mod configuration;
+mod resets;
 mod stored;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! The text that Prometheus gets.
 
-use rst_common::cause::Ignored;
+use rst_common::cause::{Cause, Ignored, Impact, Role};
 use rst_common::event::DetailStats;
 
 use super::*;
@@ -19,7 +19,7 @@ fn series(reason: Label<u8>, port: Label<u16>) -> Series {
     }
 }
 
-fn snapshot() -> Snapshot {
+pub(super) fn snapshot() -> Snapshot {
     Snapshot {
         settings: Reading {
             successful: false,
