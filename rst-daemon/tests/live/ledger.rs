@@ -5,17 +5,23 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
+
 use crate::collect::wait_until;
-use crate::lab::Lab;
+use crate::lab::{Lab, skipped};
 use crate::metrics::Scrape;
 use crate::netns::{FAMILIES, Netns, V4};
+use crate::pace;
 use crate::tcp::{Pair, closed_port, connect_refused};
 
 /// Resets of the storm, in all namespaces together.
 const STORM: u64 = 200_000;
 
 /// Namespaces that come and go.
-const PASSING: u64 = 500;
+const PASSING: u64 = 5000;
+
+/// Most resets in one of them.
+const EACH: u64 = 500;
 
 /// How long the ledger may take: its readings are as far apart as their cost
 /// asks for, and it believes two in a row.
@@ -155,14 +161,15 @@ fn namespaces_that_come_and_go_leave_no_gap() {
     let Some(lab) = Lab::start(test, &[], &["--details-per-second", "100"]) else {
         return;
     };
+    let open = lab.daemon.process.descriptors();
     let mut resets = 0;
     thread::scope(|scope| {
         let storm = scope.spawn(|| refuse(&lab.netns, 20_000));
         for number in 0..PASSING {
             let passing = Netns::new();
             if number % 5 == 0 {
-                refuse(&passing, number);
-                resets += number;
+                refuse(&passing, number % EACH);
+                resets += number % EACH;
             }
             if number % 50 == 0 {
                 Scrape::take(&lab.daemon.socket);
@@ -174,6 +181,10 @@ fn namespaces_that_come_and_go_leave_no_gap() {
     assert_eq!(shown.unaccounted, 0, "{shown:?}");
     assert!(shown.credited <= resets, "{shown:?}, {resets} at most");
     assert!(shown.credited > 0, "{shown:?}: all were read in time");
+    // Of other tests' namespaces, too.
+    wait_until("the daemon lets go of them", || {
+        lab.daemon.process.descriptors() < open + 50
+    });
 }
 
 /// A namespace that the daemon reads dies as soon as nobody else needs it: the
@@ -203,4 +214,60 @@ fn ledger_keeps_no_namespace_alive() {
     let after = Shown::settled(&lab);
     assert!(after.kernel >= read.kernel, "{after:?}");
     assert_eq!((after.unaccounted, after.credited), (0, 0), "{after:?}");
+}
+
+/// The clock of the host, which is set right again.
+struct Clock {
+    /// What it was, and when.
+    was: Timespec,
+    since: Instant,
+}
+
+impl Clock {
+    fn keep() -> Self {
+        Self {
+            was: clock_gettime(ClockId::Realtime),
+            since: Instant::now(),
+        }
+    }
+
+    /// Sets it so many days off.
+    fn step(&self, days: i64) {
+        let since = i64::try_from(self.since.elapsed().as_secs()).unwrap();
+        let time = Timespec {
+            tv_sec: self.was.tv_sec + since + days * 86_400,
+            tv_nsec: self.was.tv_nsec,
+        };
+        clock_settime(ClockId::Realtime, time).unwrap();
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        self.step(0);
+    }
+}
+
+/// Someone sets the clock half a year forward, and seven years back.
+#[test]
+fn steps_of_the_clock_lose_nothing() {
+    let test = "steps_of_the_clock_lose_nothing";
+    if !pace::is_emulated() {
+        skipped(test, "sets the clock: only in a guest of the kernel matrix");
+        return;
+    }
+    let Some(lab) = Lab::start(test, &[], &[]) else {
+        return;
+    };
+    let before = lab.quiet_scrape();
+    let clock = Clock::keep();
+    for days in [0, 182, -7 * 365, 0] {
+        clock.step(days);
+        refuse(&lab.netns, 100);
+    }
+    let shown = Shown::settled(&lab);
+    assert_eq!((shown.unaccounted, shown.credited), (0, 0), "{shown:?}");
+    let refused = [("cause", "refused"), ("direction", "sent")];
+    let counted = lab.quiet_scrape().resets(&before, &refused);
+    assert_eq!(counted, 400, "{}", lab.daemon.log());
 }

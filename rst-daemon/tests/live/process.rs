@@ -84,6 +84,14 @@ impl Process {
         }
     }
 
+    /// How many files it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.pid());
+        std::fs::read_dir(folder)
+            .expect("the child is there")
+            .count()
+    }
+
     /// Ids of the eBPF programs it holds.
     pub(crate) fn ebpf_programs(&self) -> Vec<u32> {
         let folder = format!("/proc/{}/fdinfo", self.pid());

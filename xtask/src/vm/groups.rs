@@ -84,7 +84,10 @@ pub(crate) const GROUPS: &[Group] = &[
     },
     Group {
         name: "counts",
-        tests: &["load::counts_are_exact_in_a_storm"],
+        tests: &[
+            "ledger::steps_of_the_clock_lose_nothing",
+            "load::counts_are_exact_in_a_storm",
+        ],
     },
 ];
 
