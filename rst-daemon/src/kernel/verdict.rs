@@ -177,34 +177,55 @@ impl fmt::Display for Judged {
 }
 
 /// What the log says of the hooks that are not attached: a line each, and one for all
-/// that are refused alike. Also whether something is wrong.
+/// that the kernel has not or refuses for the same reason. Also whether something is wrong.
 #[must_use]
 pub fn log_lines(hooks: &[Judged]) -> Vec<(bool, String)> {
-    let mut lines = Vec::new();
-    let mut refused: Vec<(&str, Vec<&Probe>)> = Vec::new();
+    let mut groups: Vec<Vec<&Judged>> = Vec::new();
     for judged in hooks {
-        match &judged.verdict {
+        let alike = |group: &&mut Vec<&Judged>| {
+            matches!(judged.verdict, Verdict::NotHere | Verdict::Refused(_))
+                && group[0].verdict == judged.verdict
+                && group[0].why() == judged.why()
+        };
+        match judged.verdict {
             Verdict::Attached | Verdict::NotNeeded => {}
-            Verdict::Detached | Verdict::Waiting(_) | Verdict::NotHere => {
-                lines.push((false, judged.to_string()));
-            }
-            Verdict::Changed(_) | Verdict::Failed(_) => lines.push((true, judged.to_string())),
-            Verdict::Refused(why) => match refused.iter_mut().find(|(other, _)| other == why) {
-                Some((_, probes)) => probes.push(judged.probe),
-                None => refused.push((why, vec![judged.probe])),
+            Verdict::Detached
+            | Verdict::Waiting(_)
+            | Verdict::NotHere
+            | Verdict::Changed(_)
+            | Verdict::Refused(_)
+            | Verdict::Failed(_) => match groups.iter_mut().find(alike) {
+                Some(group) => group.push(judged),
+                None => groups.push(vec![judged]),
             },
         }
     }
-    let all = |probes: &[&Probe], what: fn(&Probe) -> &str, between| {
-        let parts: Vec<_> = probes.iter().map(|probe| what(probe)).collect();
+    groups.iter().map(|group| line(group)).collect()
+}
+
+/// One line for hooks that have become the same, and whether something is wrong.
+fn line(group: &[&Judged]) -> (bool, String) {
+    let first = group[0];
+    let why = first.why().unwrap_or_default();
+    let all = |what: fn(&Probe) -> &str, between| {
+        let parts: Vec<_> = group.iter().map(|judged| what(judged.probe)).collect();
         parts.join(between)
     };
-    lines.extend(refused.iter().map(|(why, probes)| {
-        let names = all(probes, |probe| probe.name, ", ");
-        let shows = all(probes, |probe| probe.shows, "; ");
-        (true, format!("{names}: refused; not shown: {shows}; {why}"))
-    }));
-    lines
+    let (names, shows) = (
+        all(|probe| probe.name, ", "),
+        all(|probe| probe.shows, "; "),
+    );
+    match &first.verdict {
+        Verdict::NotHere => (
+            false,
+            format!("{names}: not on this kernel, only where {why}; not shown: {shows}"),
+        ),
+        Verdict::Refused(_) => (true, format!("{names}: refused; not shown: {shows}; {why}")),
+        Verdict::Changed(_) | Verdict::Failed(_) => (true, first.to_string()),
+        Verdict::Attached | Verdict::Detached | Verdict::Waiting(_) | Verdict::NotNeeded => {
+            (false, first.to_string())
+        }
+    }
 }
 
 /// The likely reason for which a kernel refuses, where there is one.
@@ -390,9 +411,8 @@ mod tests {
             .collect();
         let lines = log_lines(&judged);
         assert_eq!(lines.len(), 3, "{lines:?}");
-        assert_eq!(lines[0], (false, judged[2].to_string()));
         assert_eq!(
-            lines[1],
+            lines[0],
             (
                 true,
                 format!(
@@ -401,6 +421,7 @@ mod tests {
                 )
             )
         );
+        assert_eq!(lines[1], (false, judged[2].to_string()));
         assert_eq!(lines[2], (true, judged[3].to_string()));
     }
 }
