@@ -7,9 +7,9 @@ use core::ptr;
 use rst_common::layout::Field;
 
 use crate::{
-    gather::TcpHeader,
     kernel::{self, Skb, Sock},
     maps::ARRIVAL,
+    segment::TcpHeader,
 };
 
 /// What is noted, on each CPU. One socket's note may be mixed with another's where the

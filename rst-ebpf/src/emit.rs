@@ -19,10 +19,11 @@ use rst_common::{
 use crate::{
     access::{Access, Call},
     arrival,
-    gather::{self, Segment, Source},
+    gather::{self, Source},
     kernel::{self, Sock},
     maps::{DETAIL, EVENTS},
     process,
+    segment::Segment,
     tuple::Tuple,
 };
 

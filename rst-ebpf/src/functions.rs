@@ -24,10 +24,11 @@ use rst_common::{
 use crate::{
     access::{Access, Call},
     closed, count, emit, ending,
-    gather::{self, Segment, Source},
+    gather::{self, Source},
     kernel::{self, Net, Skb, Sock},
     listeners,
     maps::CONTROL,
+    segment::Segment,
     tuple::Tuple,
 };
 

@@ -35,6 +35,7 @@ mod listeners;
 mod maps;
 mod ports;
 mod process;
+mod segment;
 mod sockets;
 mod tuple;
 
@@ -57,10 +58,11 @@ use rst_common::{
 
 use crate::{
     access::Call as _,
-    gather::{Segment, Source},
+    gather::Source,
     kernel::{Skb, Sock, Task},
     maps::CONTROL,
     process::Owner,
+    segment::Segment,
     tuple::Tuple,
 };
 

@@ -8,8 +8,8 @@ use rst_common::{
 
 use crate::{
     access::Access,
-    gather::Segment,
     kernel::{self, Sock},
+    segment::Segment,
 };
 
 /// Both ends of a connection. IPv4 addresses, mapped ones too, are in the first
