@@ -8,6 +8,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -15,6 +16,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::governor::Limits;
+use crate::serve::{Gate, GateError};
 use crate::spike::Parameters;
 use crate::store::database::Bounds;
 use crate::when;
@@ -79,6 +81,10 @@ const MULTIPLEXED_PORTS: [u16; 11] = [
 pub struct Config {
     /// Where `/metrics` and the health checks are served.
     pub listen: SocketAddr,
+    /// The web configuration file of the listener: TLS and passwords.
+    pub web_config: Option<PathBuf>,
+    /// Whether the listener serves the event stream too.
+    pub tcp_details: bool,
     /// Where the event stream is served.
     pub socket: PathBuf,
     /// Events described in detail, at most, per second; 0 = counts only.
@@ -122,6 +128,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 10004)),
+            web_config: None,
+            tcp_details: false,
             socket: DEFAULT_SOCKET.into(),
             details_per_second: 2000,
             ring_bytes: 1 << 20,
@@ -161,6 +169,9 @@ pub struct Overrides {
     /// Where to serve /metrics and the health checks [default: 127.0.0.1:10004]
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
+    /// Web configuration file of Prometheus' exporters: TLS and passwords for --listen
+    #[arg(long, value_name = "FILE")]
+    pub web_config: Option<PathBuf>,
     /// UNIX socket for `rst watch` [default: /run/rst/rst.sock]
     #[arg(long, value_name = "PATH", value_parser = socket_flag)]
     pub socket: Option<PathBuf>,
@@ -275,6 +286,11 @@ impl Config {
         let content = value.get_ref();
         let result = match name {
             "listen" => address(content).map(|listen| self.listen = listen),
+            "web_config" => web_config(content).map(|file| self.web_config = file),
+            "tcp_details" => content
+                .as_bool()
+                .map(|details| self.tcp_details = details)
+                .ok_or_else(|| "is neither true nor false".to_owned()),
             "socket" => socket(content).map(|socket| self.socket = socket),
             "details_per_second" => {
                 integer(content, 0..=u32::MAX).map(|limit| self.details_per_second = limit)
@@ -347,6 +363,15 @@ impl Config {
         }
     }
 
+    /// What clients of the listener go through first.
+    pub fn gate(&self) -> Result<Option<Arc<Gate>>, GateError> {
+        match &self.web_config {
+            Some(file) => Ok(Some(Arc::new(Gate::open(file, self.tcp_details)?))),
+            None if self.tcp_details => Err(GateError::Missing),
+            None => Ok(None),
+        }
+    }
+
     /// How much is stored, for how long.
     #[must_use]
     pub fn bounds(&self) -> Bounds {
@@ -361,12 +386,16 @@ impl Config {
     pub fn with(mut self, overrides: Overrides) -> Self {
         let Overrides {
             listen,
+            web_config,
             socket,
             details_per_second,
             data_dir,
         } = overrides;
         if let Some(listen) = listen {
             self.listen = listen;
+        }
+        if web_config.is_some() {
+            self.web_config = web_config;
         }
         if let Some(socket) = socket {
             self.socket = socket;
@@ -396,6 +425,20 @@ fn socket(value: &DeValue<'_>) -> Result<PathBuf, String> {
         ));
     }
     socket_flag(text).map_err(|problem| format!("is {problem}"))
+}
+
+/// None where it is empty.
+fn web_config(value: &DeValue<'_>) -> Result<Option<PathBuf>, String> {
+    let text = string(value)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if !text.starts_with('/') || text.contains('\0') {
+        return Err(format!(
+            "is {text:?}; write an absolute path, such as \"/etc/rst/web.yml\", or \"\" for none"
+        ));
+    }
+    Ok(Some(text.into()))
 }
 
 fn data_dir(value: &DeValue<'_>) -> Result<PathBuf, String> {
@@ -514,8 +557,10 @@ mod tests {
     use super::*;
     use crate::testing::TempDir;
 
-    const KEYS: [&str; 19] = [
+    const KEYS: [&str; 21] = [
         "listen",
+        "web_config",
+        "tcp_details",
         "socket",
         "details_per_second",
         "ring_bytes",
@@ -558,7 +603,8 @@ mod tests {
 
     #[test]
     fn every_key_is_taken_over() {
-        let text = "listen = '[::1]:9'\nsocket = '/s'\ndetails_per_second = 0\n\
+        let text = "listen = '[::1]:9'\nweb_config = '/w'\ntcp_details = true\n\
+                    socket = '/s'\ndetails_per_second = 0\n\
                     ring_bytes = 0x1000\nmax_series = 1_000_000\nmax_ports = 1\n\
                     max_workloads = 2\nidle_ms = 10\n\
                     multiplexed_ports = [1, 65535]\ntracked_sockets = 100\n\
@@ -568,6 +614,8 @@ mod tests {
                     data_dir = '/d'\nstore_max_mb = 16\nstore_max_age = '1m'\n";
         let expected = Config {
             listen: "[::1]:9".parse().unwrap(),
+            web_config: Some("/w".into()),
+            tcp_details: true,
             socket: "/s".into(),
             details_per_second: 0,
             ring_bytes: 4096,
@@ -702,12 +750,14 @@ mod tests {
     fn flags_win() {
         let flags = Overrides {
             listen: Some("0.0.0.0:1".parse().unwrap()),
+            web_config: Some("w".into()),
             socket: None,
             details_per_second: Some(7),
             data_dir: Some("d".into()),
         };
         let expected = Config {
             listen: "0.0.0.0:1".parse().unwrap(),
+            web_config: Some("w".into()),
             details_per_second: 7,
             data_dir: "d".into(),
             ..Config::default()

@@ -29,7 +29,9 @@ use crate::manager::{Manager, Watchdog};
 use crate::metrics::{self, OwnersFound, Snapshot};
 use crate::publish::{Host, Insight, Publisher};
 use crate::reload::{Reading, Source};
-use crate::serve::{self, BindError, Readiness, Scrape, Serve, StatusOf};
+use crate::serve::{
+    self, BindError, Gate, GateError, Paced, Readiness, Scrape, Serve, ServerThread, StatusOf,
+};
 use crate::status::Report;
 use crate::store::{self, Gauge, Store};
 use crate::workload::cgroups::Cgroups;
@@ -45,6 +47,12 @@ pub enum DaemonError {
     /// An address or a socket can't be had.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// TLS or passwords for the listener can't be had.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    /// The server's thread can't be started.
+    #[error("cannot start the thread of the HTTP server: {0}")]
+    Server(#[source] io::Error),
     /// The probes can't be attached.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -324,7 +332,7 @@ impl Tracer {
 const COMMANDS: usize = 8;
 
 /// What the scrape shows of the daemon itself.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Inside {
     status: Status,
     probes: Vec<ProbeCost>,
@@ -342,8 +350,9 @@ pub async fn run(
 ) -> Result<(), DaemonError> {
     let manager = Arc::new(Manager::find().map_err(DaemonError::Manager)?);
     let signals = Signals::handle()?;
-    let socket = serve::bind_unix(&config.socket)?;
-    let listener = serve::bind_tcp(config.listen).await?;
+    let gate = config.gate()?;
+    let server = ServerThread::start().map_err(DaemonError::Server)?;
+    let (socket, listener) = server.bind(&config.socket, config.listen).await?;
     let (mut tracer, counters) = Tracer::attach(&config, log_kernel, hub.clone())?;
     tracer.introduce();
     let mut watchdog = tracer.watched_by(&manager);
@@ -372,7 +381,7 @@ pub async fn run(
     let serve = Arc::new(Serve {
         hub,
         ready: ready.clone(),
-        scrape: scrape(
+        scrape: Paced::new(scrape(
             Arc::clone(&weighed),
             ledger,
             Arc::clone(&inside),
@@ -380,7 +389,7 @@ pub async fn run(
             Arc::clone(&book),
             gauge,
             &config,
-        ),
+        )),
         incidents: {
             let book = Arc::clone(&book);
             Arc::new(move |since| incidents::run::api(&book, since))
@@ -390,12 +399,14 @@ pub async fn run(
     // The real port, where any was asked for.
     let address = listener.local_addr().unwrap_or(config.listen);
     let (stop, stopped) = watch::channel(false);
-    let tcp = tokio::spawn(serve::serve_tcp(
+    let scheme = Gate::scheme(gate.as_deref());
+    let tcp = server.spawn(serve::serve_tcp(
         listener,
+        gate,
         Arc::clone(&serve),
         stopped.clone(),
     ));
-    let unix = tokio::spawn(serve::serve_unix(socket, serve, stopped));
+    let unix = server.spawn(serve::serve_unix(socket, serve, stopped));
     // Ended with the daemon.
     let mut beside = JoinSet::new();
     beside.spawn(keep_cost(
@@ -421,7 +432,7 @@ pub async fn run(
     }));
     ready.set_ready();
     info!(
-        "ready: metrics on http://{}/metrics, events on {}",
+        "ready: metrics on {scheme}://{}/metrics, events on {}",
         address,
         config.socket.display()
     );
@@ -544,14 +555,20 @@ fn scrape(
         let mut workloads = counts.workloads();
         workloads.extend(served.iter().map(|served| served.workload));
         let workloads = host.labels(workloads);
-        let inside = lock(&inside);
-        let Status {
-            reader,
-            owners,
-            attached,
-            verdicts: _,
-            read_at: _,
-        } = inside.status.clone();
+        // Not held while they are written out: the reader of the ring buffer would wait.
+        let Inside {
+            status:
+                Status {
+                    reader,
+                    owners,
+                    attached,
+                    verdicts: _,
+                    read_at: _,
+                },
+            probes,
+            shed,
+            settings,
+        } = lock(&inside).clone();
         let snapshot = Snapshot {
             counts,
             reader,
@@ -559,14 +576,14 @@ fn scrape(
             max_series,
             hz: host.joiner.hz(),
             attached,
-            probes: inside.probes.clone(),
-            shed: inside.shed,
+            probes,
+            shed,
             workloads,
             served,
             ledger: ledger.clone(),
             incidents: lock(&book).totals(),
             store: store.as_ref().map(Gauge::status),
-            settings: inside.settings,
+            settings,
         };
         metrics::render(&snapshot, |raw| host.joiner.known_reason(raw))
             .map_err(|error| error.to_string())

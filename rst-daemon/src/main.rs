@@ -105,7 +105,8 @@ fn run_incidents(args: IncidentsArgs) -> anyhow::Result<()> {
 }
 
 fn check_config(file: Option<&Path>) -> Result<(), Failure> {
-    Config::load(file).map_err(Failure::Usage)?;
+    let config = Config::load(file).map_err(Failure::Usage)?;
+    config.gate().map_err(anyhow::Error::from)?;
     let name = file.unwrap_or(Path::new(config::DEFAULT_PATH));
     print_line(&format!("{}: ok", name.display()))?;
     Ok(())

@@ -75,6 +75,8 @@ impl Plan {
     pub fn new(running: &Config, wanted: Config) -> Self {
         let Config {
             listen,
+            web_config,
+            tcp_details,
             socket,
             details_per_second,
             ring_bytes,
@@ -121,6 +123,8 @@ impl Plan {
         take!(store_max_age);
         keep!(
             listen,
+            web_config,
+            tcp_details,
             socket,
             data_dir,
             ring_bytes,
@@ -207,6 +211,8 @@ mod tests {
     /// Each setting of the reference file, with a value that is not the default.
     const OTHERS: &str = "
         listen = '127.0.0.1:1'
+        web_config = '/w'
+        tcp_details = true
         socket = '/s'
         details_per_second = 1
         ring_bytes = 4096

@@ -1,10 +1,10 @@
 //! The HTTP server: metrics and health on TCP, the same and the event stream
-//! on a UNIX socket.
+//! on a UNIX socket. On TCP a web configuration file may ask for TLS and passwords.
 //!
 //! Nobody who connects is trusted with memory, time or a place: every
-//! connection serves one request, and headers, writes and (on TCP, where
-//! anybody may reach us) the whole exchange are limited in time. Connections
-//! above the limit wait in the kernel's backlog; streams, which hold their
+//! connection serves one request, and TLS, headers, writes and (on TCP, where
+//! anybody may reach us, and there is no stream) the whole exchange are limited in time. Connections
+//! above the limit wait in the kernel's backlog until an idle one has made room; streams, which hold their
 //! place for long, have a smaller limit of their own and are refused above it,
 //! so that metrics and health are always answered.
 
@@ -15,8 +15,11 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::header::AUTHORIZATION;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -33,25 +36,37 @@ use crate::status::Report;
 mod bind;
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod gate;
+mod paced;
 mod readiness;
 mod routes;
 mod stall;
 mod stream;
+mod thread;
+mod tls;
+mod users;
+mod web;
 
 pub use bind::{BindError, BoundSocket, bind_tcp, bind_unix};
+pub use gate::{Gate, GateError};
+pub use paced::Paced;
 pub use readiness::Readiness;
+pub use thread::ServerThread;
+pub use tls::TlsError;
 
-use routes::{Offer, respond};
+use gate::Door;
+use routes::{Offer, refuse, respond};
 use stall::Stall;
+use users::Admission;
 
 /// Produces the metrics in the Prometheus text format, or says why it can't.
-/// It is called on the server's thread.
+/// It is called on the servers' thread.
 pub type Scrape = Arc<dyn Fn() -> Result<Vec<u8>, String> + Send + Sync>;
 
 /// Produces the incidents that were open at a moment or later as a JSON array, or says
 /// why it can't.
 pub type Incidents = Arc<dyn Fn(Timestamp) -> Result<Vec<u8>, String> + Send + Sync>;
-/// Tells how the daemon stands. It is called on the server's thread.
+/// Tells how the daemon stands. It is called on the servers' thread.
 pub type StatusOf = Arc<dyn Fn() -> Report + Send + Sync>;
 
 /// What is served.
@@ -61,7 +76,7 @@ pub struct Serve {
     /// What `/readyz` tells.
     pub ready: Readiness,
     /// What `/metrics` tells.
-    pub scrape: Scrape,
+    pub scrape: Paced,
     /// What `/api/v1/incidents` tells.
     pub incidents: Incidents,
     /// What `/api/v1/status` tells.
@@ -116,10 +131,18 @@ impl Default for Limits {
 /// and would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 
-/// Serves metrics and health on a TCP listener until `shutdown` is true or its
-/// sender is gone.
-pub async fn serve_tcp(listener: TcpListener, serve: Arc<Serve>, shutdown: watch::Receiver<bool>) {
-    serve_tcp_within(Limits::default(), listener, serve, shutdown).await;
+/// Pause before idle connections are looked for again, where all places are taken.
+const FULL_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves metrics and health, and the stream where the gate says so, on a TCP listener
+/// until `shutdown` is true or its sender is gone.
+pub async fn serve_tcp(
+    listener: TcpListener,
+    gate: Option<Arc<Gate>>,
+    serve: Arc<Serve>,
+    shutdown: watch::Receiver<bool>,
+) {
+    serve_tcp_within(Limits::default(), listener, gate, serve, shutdown).await;
 }
 
 /// Serves metrics, health and the stream on a UNIX socket until `shutdown` is
@@ -131,12 +154,15 @@ pub async fn serve_unix(socket: BoundSocket, serve: Arc<Serve>, shutdown: watch:
 async fn serve_tcp_within(
     limits: Limits,
     listener: TcpListener,
+    gate: Option<Arc<Gate>>,
     serve: Arc<Serve>,
     shutdown: watch::Receiver<bool>,
 ) {
+    let details = gate.as_ref().is_some_and(|gate| gate.shows_details());
     let offer = Offer {
         limits,
-        streams: None,
+        streams: details.then(|| Arc::new(Semaphore::new(limits.streams))),
+        gate,
         shutdown,
     };
     run(listener, serve, offer).await;
@@ -152,6 +178,7 @@ pub(crate) async fn serve_unix_within(
     let offer = Offer {
         limits,
         streams: Some(Arc::new(Semaphore::new(limits.streams))),
+        gate: None,
         shutdown,
     };
     run(listener, serve, offer).await;
@@ -191,21 +218,24 @@ async fn run<L: Accept>(listener: L, serve: Arc<Serve>, offer: Offer) {
     let limits = offer.limits;
     let mut shutdown = offer.shutdown.clone();
     let mut connections = JoinSet::new();
-    // Those without a request so far, the oldest first: when all places are
-    // taken they make room, so that idle connections can't shut others out.
-    let mut silent = VecDeque::<Silent>::new();
+    // The oldest first. When all places are taken, the oldest that has not asked yet, or
+    // does not read its answer, makes room: idle clients can't shut others out.
+    let mut places = VecDeque::<Place>::new();
     loop {
-        silent.retain(Silent::is_silent);
-        let full = connections.len() >= limits.connections && silent.is_empty();
+        places.retain(|place| !place.task.is_finished());
+        let full = connections.len() >= limits.connections && !places.iter().any(Place::is_idle);
         tokio::select! {
             () = stopped(&mut shutdown) => break,
             Some(_) = connections.join_next() => {}
+            // By then one may have fallen idle.
+            () = sleep(FULL_PAUSE), if full => {}
             accepted = listener.next(), if !full => match accepted {
                 Ok(io) => {
-                    // Some may have asked while we waited for this one.
-                    silent.retain(Silent::is_silent);
                     if connections.len() >= limits.connections {
-                        if let Some(oldest) = silent.pop_front() {
+                        // Some may have asked while we waited for this one.
+                        if let Some(idle) = places.iter().position(Place::is_idle)
+                            && let Some(oldest) = places.remove(idle)
+                        {
                             oldest.task.abort();
                         }
                         tokio::select! {
@@ -213,10 +243,10 @@ async fn run<L: Accept>(listener: L, serve: Arc<Serve>, offer: Offer) {
                             _ = connections.join_next() => {}
                         }
                     }
-                    let asked = Arc::new(AtomicBool::new(false));
-                    let served = connection(io, Arc::clone(&serve), offer.clone(), Arc::clone(&asked));
-                    silent.push_back(Silent {
-                        asked,
+                    let idle = Arc::new(AtomicBool::new(true));
+                    let served = connection(io, Arc::clone(&serve), offer.clone(), Arc::clone(&idle));
+                    places.push_back(Place {
+                        idle,
                         task: connections.spawn(served),
                     });
                 }
@@ -235,31 +265,65 @@ async fn run<L: Accept>(listener: L, serve: Arc<Serve>, offer: Offer) {
     .await;
 }
 
-/// A connection that may not have sent its request yet.
-struct Silent {
-    asked: Arc<AtomicBool>,
+/// The place of a connection.
+struct Place {
+    /// It has not asked yet, or leaves what it is sent unread.
+    idle: Arc<AtomicBool>,
     task: AbortHandle,
 }
 
-impl Silent {
-    fn is_silent(&self) -> bool {
-        !self.asked.load(Ordering::Relaxed) && !self.task.is_finished()
+impl Place {
+    fn is_idle(&self) -> bool {
+        self.idle.load(Ordering::Relaxed) && !self.task.is_finished()
     }
 }
 
-/// Serves one connection, and notes when it has asked. Its errors are the client's affair: a scanner must
-/// not be able to fill the log.
-async fn connection<T>(io: T, serve: Arc<Serve>, offer: Offer, asked: Arc<AtomicBool>)
+/// Serves one connection, and notes when it is idle. Its errors are the client's affair: a
+/// scanner must not be able to fill the log.
+async fn connection<T>(io: T, serve: Arc<Serve>, offer: Offer, idle: Arc<AtomicBool>)
 where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = offer.limits;
+    let io = Stall::new(io, limits.write_stall, Arc::clone(&idle));
+    let Some(gate) = &offer.gate else {
+        return exchange(io, None, serve, offer, idle).await;
+    };
+    let door = gate.door(Instant::now());
+    let Some(tls) = door.tls.clone() else {
+        return exchange(io, Some(door), serve, offer, idle).await;
+    };
+    if let Ok(Ok(io)) = timeout(limits.head, tls.accept(io)).await {
+        exchange(io, Some(door), serve, offer, idle).await;
+    }
+}
+
+async fn exchange<T>(
+    io: T,
+    door: Option<Arc<Door>>,
+    serve: Arc<Serve>,
+    offer: Offer,
+    idle: Arc<AtomicBool>,
+) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = offer.limits;
     let mut shutdown = offer.shutdown.clone();
     let unlimited = offer.streams.is_some();
-    let service = service_fn(move |request| {
-        asked.store(true, Ordering::Relaxed);
-        let answer = respond(&serve, &offer, &request);
-        async move { Ok::<_, Infallible>(answer) }
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (serve, offer) = (Arc::clone(&serve), offer.clone());
+        let (door, idle) = (door.clone(), Arc::clone(&idle));
+        async move {
+            let admission = match &door {
+                Some(door) => door.users.admit(request.headers().get(AUTHORIZATION)).await,
+                None => Admission::Admitted,
+            };
+            idle.store(false, Ordering::Relaxed);
+            Ok::<_, Infallible>(match refuse(admission) {
+                Some(refusal) => refusal,
+                None => respond(&serve, &offer, &request).await,
+            })
+        }
     });
     let mut exchange = pin!(
         http1::Builder::new()
@@ -267,7 +331,7 @@ where
             .header_read_timeout(limits.head)
             .max_buf_size(limits.buffer)
             .keep_alive(false)
-            .serve_connection(TokioIo::new(Stall::new(io, limits.write_stall)), service)
+            .serve_connection(TokioIo::new(io), service)
     );
     tokio::select! {
         _ = exchange.as_mut() => return,

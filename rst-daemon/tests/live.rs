@@ -67,6 +67,8 @@ mod history;
 mod idle;
 #[path = "live/incidents.rs"]
 mod incidents;
+#[path = "live/labels.rs"]
+mod labels;
 #[path = "live/ledger.rs"]
 mod ledger;
 #[path = "live/listeners.rs"]

@@ -1,8 +1,9 @@
-//! `cargo xtask lint`: formatting, clippy for the host and for eBPF, and the house rules.
+//! `cargo xtask lint`: formatting, clippy for the host and for eBPF, the dependencies, and the
+//! house rules.
 
 use anyhow::{Result, bail};
 
-use crate::{cargo, root, setup, succeed, target_dir, tidy};
+use crate::{cargo, deny, root, setup, succeed, target_dir, tidy};
 
 /// Runs all of them, the quick ones first; stops at the first that fails.
 pub(crate) fn run() -> Result<()> {
@@ -15,11 +16,11 @@ pub(crate) fn run() -> Result<()> {
     // The daemon embeds the programs, so clippy has to build them.
     let toolchain = setup::ensure_build()?;
     setup::ensure_clippy(toolchain)?;
-    let deny = ["--", "--deny", "warnings"];
+    let no_warnings = ["--", "--deny", "warnings"];
     succeed(
         cargo("clippy")
             .args(["--workspace", "--exclude", "rst-ebpf", "--all-targets"])
-            .args(deny),
+            .args(no_warnings),
     )?;
     // `rst-common` was looked at above; this one is of another version of the compiler.
     succeed(
@@ -28,6 +29,7 @@ pub(crate) fn run() -> Result<()> {
             .current_dir(root())
             .args(["--release", "--no-deps", "--target-dir"])
             .arg(target_dir().join("lint-ebpf"))
-            .args(deny),
-    )
+            .args(no_warnings),
+    )?;
+    deny::check()
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask`: set-up, build, run, test, benchmark and lint of the workspace.
 
 mod bench;
+mod deny;
 mod fuzz;
 mod interrupt;
 mod lint;
@@ -57,7 +58,7 @@ enum Cli {
     },
     /// Measure what rst costs, beside other observers and none (root)
     Bench(bench::Options),
-    /// Check formatting, clippy (host and eBPF) and the house rules
+    /// Check formatting, clippy (host and eBPF), the dependencies and the house rules
     Lint,
 }
 

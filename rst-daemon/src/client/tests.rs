@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::hub::{CAPACITY, Hub};
-use crate::serve::{Limits, Readiness, Serve, bind_unix, serve_unix_within};
+use crate::serve::{Limits, Paced, Readiness, Serve, bind_unix, serve_unix_within};
 use crate::testing::{self, TempDir};
 
 /// What the parser makes of the text, given in pieces of `size` bytes.
@@ -122,7 +122,7 @@ impl Daemon {
         let serve = Arc::new(Serve {
             hub: hub.clone(),
             ready: Readiness::new(),
-            scrape: Arc::new(|| Ok(Vec::new())),
+            scrape: Paced::new(Arc::new(|| Ok(Vec::new()))),
             incidents: Arc::new(|_| Ok(incidents())),
             status: Arc::new(crate::status::tests::report),
         });

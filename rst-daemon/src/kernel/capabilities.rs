@@ -153,6 +153,22 @@ mod tests {
     }
 
     #[test]
+    fn the_docs_list_these() {
+        let docs = include_str!("../../docs/security.md");
+        let listed: Vec<&str> = docs
+            .lines()
+            .filter(|line| line.starts_with("| CAP_"))
+            .collect();
+        let expected: Vec<String> = CAPABILITIES
+            .iter()
+            .map(|it| format!("| {} | {} | {} |", it.name, it.reason, it.without))
+            .collect();
+        assert_eq!(listed, expected);
+        assert!(docs.contains("It grants the first three:"));
+        assert_eq!(granted().count(), 3);
+    }
+
+    #[test]
     fn the_unit_grants_these_and_says_why() {
         let unit = include_str!("../../dist/rst-daemon.service");
         let granted = names(granted());

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 use tokio::sync::{Semaphore, watch};
 
-use super::{Limits, Offer, Readiness, Serve, connection};
+use super::{Limits, Offer, Paced, Readiness, Serve, connection};
 use crate::hub::Hub;
 use crate::status::Report;
 
@@ -26,7 +26,7 @@ pub fn exchange(request: &[u8]) -> Vec<u8> {
         let serve = Arc::new(Serve {
             hub: Hub::new(),
             ready: Readiness::new(),
-            scrape: Arc::new(|| Ok(b"rst_build_info 1\n".to_vec())),
+            scrape: Paced::new(Arc::new(|| Ok(b"rst_build_info 1\n".to_vec()))),
             incidents: Arc::new(|_| Ok(b"[]".to_vec())),
             status: Arc::new(|| Report::new("6.1.0".to_owned(), &[], &[])),
         });
@@ -34,6 +34,7 @@ pub fn exchange(request: &[u8]) -> Vec<u8> {
         let offer = Offer {
             limits: Limits::default(),
             streams: Some(Arc::new(Semaphore::new(1))),
+            gate: None,
             shutdown,
         };
         let (mut client, server) = duplex(1 << 20);

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode};
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 
 use crate::filter::Filter;
 use crate::serve::stream::{self, Source};
-use crate::serve::{Limits, Serve};
+use crate::serve::users::Admission;
+use crate::serve::{Gate, Limits, Serve};
 
 /// Content type of the Prometheus text format.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -31,6 +32,8 @@ pub(super) struct Offer {
     pub(super) limits: Limits,
     /// Places for streams; none where the listener has no stream.
     pub(super) streams: Option<Arc<Semaphore>>,
+    /// What clients go through first; nothing where the socket's file guards it.
+    pub(super) gate: Option<Arc<Gate>>,
     /// Turns true when the daemon stops.
     pub(super) shutdown: watch::Receiver<bool>,
 }
@@ -45,8 +48,28 @@ enum Route {
     Incidents,
 }
 
+/// The answer to who is not let in.
+pub(super) fn refuse(admission: Admission) -> Option<Answer> {
+    match admission {
+        Admission::Admitted => None,
+        Admission::Refused => {
+            let mut answer = text(
+                StatusCode::UNAUTHORIZED,
+                "a user and password of basic_auth_users are needed",
+            );
+            let how = HeaderValue::from_static("Basic realm=\"rst\"");
+            answer.headers_mut().insert(WWW_AUTHENTICATE, how);
+            Some(answer)
+        }
+        Admission::Busy => Some(text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many passwords wait to be checked; try again",
+        )),
+    }
+}
+
 /// Answers one request. The client is not trusted.
-pub(super) fn respond(serve: &Serve, offer: &Offer, request: &Request<impl Body>) -> Answer {
+pub(super) async fn respond(serve: &Serve, offer: &Offer, request: &Request<impl Body>) -> Answer {
     let route = match (request.uri().path(), &offer.streams) {
         ("/metrics", _) => Route::Metrics,
         ("/livez", _) => Route::Live,
@@ -70,7 +93,7 @@ pub(super) fn respond(serve: &Serve, offer: &Offer, request: &Request<impl Body>
         return text(StatusCode::PAYLOAD_TOO_LARGE, "a request has no body here");
     }
     match route {
-        Route::Metrics => match (serve.scrape)() {
+        Route::Metrics => match serve.scrape.get().await {
             Ok(metrics) => answer(StatusCode::OK, METRICS, metrics),
             Err(message) => text(StatusCode::INTERNAL_SERVER_ERROR, message),
         },
@@ -168,7 +191,7 @@ mod tests {
 
     use super::*;
     use crate::hub::Hub;
-    use crate::serve::Readiness;
+    use crate::serve::{Paced, Readiness};
     use crate::status::tests::report;
     use crate::testing;
 
@@ -176,7 +199,7 @@ mod tests {
         Serve {
             hub: Hub::new(),
             ready: Readiness::new(),
-            scrape: Arc::new(move || scrape.clone()),
+            scrape: Paced::new(Arc::new(move || scrape.clone())),
             incidents: Arc::new(|since| Ok(format!("[{:?}]", since.to_string()).into())),
             status: Arc::new(report),
         }
@@ -189,6 +212,7 @@ mod tests {
                 ..Limits::default()
             },
             streams: (streams != 0).then(|| Arc::new(Semaphore::new(streams))),
+            gate: None,
             shutdown: watch::channel(false).1,
         }
     }
@@ -199,7 +223,7 @@ mod tests {
             .uri(target)
             .body(Empty::<Bytes>::new())
             .unwrap();
-        let answer = respond(serve, offer, &request);
+        let answer = respond(serve, offer, &request).await;
         let status = answer.status().as_u16();
         let body = answer.into_body().collect().await.unwrap().to_bytes();
         (status, String::from_utf8(body.to_vec()).unwrap())
@@ -279,25 +303,29 @@ mod tests {
 
     #[test]
     fn only_get_and_head_are_served() {
-        let serve = serve(Ok(Vec::new()));
-        for method in [Method::POST, Method::OPTIONS, Method::DELETE] {
-            let request = Request::builder()
-                .method(method)
-                .uri("/metrics")
-                .body(Empty::<Bytes>::new())
-                .unwrap();
-            let answer = respond(&serve, &offer(0), &request);
-            assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
-            assert_eq!(answer.headers()[ALLOW], "GET, HEAD");
-        }
+        testing::run(async {
+            let serve = serve(Ok(Vec::new()));
+            for method in [Method::POST, Method::OPTIONS, Method::DELETE] {
+                let request = Request::builder()
+                    .method(method)
+                    .uri("/metrics")
+                    .body(Empty::<Bytes>::new())
+                    .unwrap();
+                let answer = respond(&serve, &offer(0), &request).await;
+                assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
+                assert_eq!(answer.headers()[ALLOW], "GET, HEAD");
+            }
+        });
     }
 
     #[test]
     fn request_bodies_are_refused() {
         let mut request = Request::new(Full::new(Bytes::from_static(b"x")));
         *request.uri_mut() = "/metrics".parse().unwrap();
-        let answer = respond(&serve(Ok(Vec::new())), &offer(0), &request);
-        assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        testing::run(async {
+            let answer = respond(&serve(Ok(Vec::new())), &offer(0), &request).await;
+            assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        });
     }
 
     #[test]
@@ -331,7 +359,7 @@ mod tests {
                 .uri("/api/v1/stream")
                 .body(Empty::<Bytes>::new())
                 .unwrap();
-            let first = respond(&serve, &offer, &request);
+            let first = respond(&serve, &offer, &request).await;
             assert_eq!(first.status(), StatusCode::OK);
             assert_eq!(first.headers()[CONTENT_TYPE], EVENTS);
             let (status, body) = ask(&serve, &offer, Method::GET, "/api/v1/stream").await;

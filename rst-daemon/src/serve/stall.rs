@@ -2,6 +2,8 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,14 +18,18 @@ pub(super) struct Stall<T> {
     limit: Duration,
     /// Runs from the first refused write to the next one that is taken.
     timer: Option<Pin<Box<Sleep>>>,
+    /// True while a write waits.
+    stalled: Arc<AtomicBool>,
 }
 
 impl<T> Stall<T> {
-    pub(super) fn new(io: T, limit: Duration) -> Self {
+    /// `stalled` is set while a write waits, and taken back when it goes on.
+    pub(super) fn new(io: T, limit: Duration, stalled: Arc<AtomicBool>) -> Self {
         Self {
             io,
             limit,
             timer: None,
+            stalled,
         }
     }
 
@@ -34,9 +40,12 @@ impl<T> Stall<T> {
         context: &mut Context<'_>,
     ) -> Poll<io::Result<R>> {
         if outcome.is_ready() {
-            self.timer = None;
+            if self.timer.take().is_some() {
+                self.stalled.store(false, Ordering::Relaxed);
+            }
             return outcome;
         }
+        self.stalled.store(true, Ordering::Relaxed);
         let limit = self.limit;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
         ready!(timer.as_mut().poll(context));
@@ -101,9 +110,10 @@ mod tests {
     fn a_write_that_nobody_reads_fails() {
         testing::run(async {
             let (near, _far) = duplex(8);
-            let mut near = Stall::new(near, LIMIT);
+            let mut near = Stall::new(near, LIMIT, Arc::default());
             let error = near.write_all(&[0; 9]).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(near.stalled.load(Ordering::Relaxed));
         });
     }
 
@@ -111,7 +121,7 @@ mod tests {
     fn progress_starts_the_time_afresh() {
         testing::run(async {
             let (near, mut far) = duplex(1);
-            let mut near = Stall::new(near, LIMIT * 10);
+            let mut near = Stall::new(near, LIMIT * 10, Arc::default());
             // 8 bytes, 100 ms apart: 800 ms in all, and never 500 without progress.
             let reader = tokio::spawn(async move {
                 for _ in 0..8 {
@@ -129,7 +139,7 @@ mod tests {
     fn reading_has_no_limit() {
         testing::run(async {
             let (near, mut far) = duplex(8);
-            let mut near = Stall::new(near, LIMIT);
+            let mut near = Stall::new(near, LIMIT, Arc::default());
             let writer = tokio::spawn(async move {
                 tokio::time::sleep(LIMIT * 3).await;
                 far.write_u8(7).await.unwrap();

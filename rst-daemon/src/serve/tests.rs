@@ -11,6 +11,9 @@ use super::*;
 use crate::hub::CAPACITY;
 use crate::testing::{self, TempDir};
 
+mod guarded;
+mod hostile;
+
 const SHORT: Duration = Duration::from_millis(100);
 
 /// A server on both kinds of listener.
@@ -24,6 +27,11 @@ struct Server {
 
 impl Server {
     async fn start(limits: Limits) -> Self {
+        Self::behind(None, limits).await
+    }
+
+    /// One whose TCP listener has this before it.
+    async fn behind(gate: Option<Arc<Gate>>, limits: Limits) -> Self {
         let dir = TempDir::new();
         let unix = bind_unix(&dir.join("rst.sock")).unwrap();
         let tcp = bind_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -32,10 +40,10 @@ impl Server {
         let serve = Arc::new(Serve {
             hub: Hub::new(),
             ready: Readiness::new(),
-            scrape: Arc::new(move || {
+            scrape: Paced::new(Arc::new(move || {
                 let count = scrapes.fetch_add(1, Ordering::Relaxed);
                 Ok(format!("scrapes {count}\n").into_bytes())
-            }),
+            })),
             incidents: Arc::new(|_| Ok(Vec::new())),
             status: Arc::new(crate::status::tests::report),
         });
@@ -44,6 +52,7 @@ impl Server {
             tokio::spawn(serve_tcp_within(
                 limits,
                 tcp,
+                gate,
                 Arc::clone(&serve),
                 shutdown.clone(),
             )),
@@ -265,7 +274,7 @@ fn a_client_that_does_not_read_its_metrics_is_dropped() {
         let serve = Serve {
             hub: Hub::new(),
             ready: Readiness::new(),
-            scrape: Arc::new(|| Ok(vec![b'x'; 16 << 20])),
+            scrape: Paced::new(Arc::new(|| Ok(vec![b'x'; 16 << 20]))),
             incidents: Arc::new(|_| Ok(Vec::new())),
             status: Arc::new(crate::status::tests::report),
         };
@@ -467,7 +476,7 @@ fn the_parts_may_cross_threads() {
         let server = Server::start(Limits::default()).await;
         let listener = bind_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let shutdown = server.stop.subscribe();
-        let future = serve_tcp(listener, Arc::clone(&server.serve), shutdown);
+        let future = serve_tcp(listener, None, Arc::clone(&server.serve), shutdown);
         is_send(&future);
     });
 }
