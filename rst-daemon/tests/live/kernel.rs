@@ -50,7 +50,7 @@ impl Limit {
 /// The running kernel, as a daemon sees it.
 #[derive(Debug)]
 pub(crate) struct Kernel {
-    layout: &'static KernelLayout,
+    pub(crate) layout: &'static KernelLayout,
     /// The probes that are attached, or have run.
     up: BTreeSet<String>,
 }

@@ -13,7 +13,8 @@ const LIMITS: [(&str, Limit); 3] = [
 ];
 
 /// What is 0 where all is well.
-const ZERO: [&str; 6] = [
+const ZERO: [&str; 7] = [
+    "rst_broken_connections_per_connections",
     "rst_unaccounted_resets",
     "rst_missed_resets_total",
     "rst_credited_resets_total",
