@@ -28,7 +28,10 @@ pub fn exchange(request: &[u8]) -> Vec<u8> {
             ready: Readiness::new(),
             scrape: Paced::new(Arc::new(|| Ok(b"rst_build_info 1\n".to_vec()))),
             incidents: Arc::new(|_| Ok(b"[]".to_vec())),
-            status: Arc::new(|| Report::new("6.1.0".to_owned(), &[], &[])),
+            status: Arc::new(|| Report {
+                kernel: "6.1.0".to_owned(),
+                probes: Arc::new([]),
+            }),
         });
         let (_stop, shutdown) = watch::channel(false);
         let offer = Offer {
