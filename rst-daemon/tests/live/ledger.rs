@@ -64,7 +64,11 @@ impl Shown {
             if shown.kernel + shown.credited == shown.sent + shown.unaccounted {
                 return shown;
             }
-            assert!(start.elapsed() < SETTLED, "{shown:?}: {}", lab.daemon.log());
+            assert!(
+                start.elapsed() < pace::patience(SETTLED),
+                "{shown:?}: {}",
+                lab.daemon.log()
+            );
         }
     }
 }
