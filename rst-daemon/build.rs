@@ -7,6 +7,8 @@
 use std::{env, fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
+use object::build::elf::{Builder, SectionData};
+use object::elf::SHT_STRTAB;
 
 #[path = "../xtask/src/toolchain.rs"]
 mod toolchain;
@@ -67,7 +69,28 @@ fn compile(toolchain: Toolchain) -> Result<()> {
         .join(toolchain::TARGET)
         .join("release")
         .join(OBJECT);
-    fs::copy(&built, out_dir.join(OBJECT))
-        .with_context(|| format!("cannot copy {}", built.display()))?;
-    Ok(())
+    let whole = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    let stripped =
+        without_dwarf(&whole).with_context(|| format!("cannot strip {}", built.display()))?;
+    let embedded = out_dir.join(OBJECT);
+    fs::write(&embedded, stripped).with_context(|| format!("cannot write {}", embedded.display()))
+}
+
+/// The object without the sections for debuggers, nine tenths of it. What the kernel's
+/// verifier quotes the source from stays: that is BTF.
+fn without_dwarf(whole: &[u8]) -> Result<Vec<u8>> {
+    let mut object = Builder::read(whole)?;
+    for section in &mut object.sections {
+        let name = section.name.as_slice();
+        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    object.delete_orphans();
+    // LLVM keeps the names of sections in the table of the symbols' names.
+    let names = object.sections.add();
+    names.name = ".shstrtab".into();
+    names.sh_type = SHT_STRTAB;
+    names.data = SectionData::SectionString;
+    let mut stripped = Vec::new();
+    object.write(&mut stripped)?;
+    Ok(stripped)
 }

@@ -10,6 +10,8 @@
 //! named in a `LIMITED:` line, see [`kernel`].
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "live/cgroup.rs"]
+mod cgroup;
 #[path = "live/collect.rs"]
 mod collect;
 #[path = "live/expect.rs"]
@@ -22,6 +24,8 @@ mod kernel;
 mod lab;
 #[path = "live/line.rs"]
 mod line;
+#[path = "live/memory.rs"]
+mod memory;
 #[path = "live/metrics.rs"]
 mod metrics;
 #[path = "live/netns.rs"]
@@ -43,6 +47,8 @@ mod wire;
 mod aborts;
 #[path = "live/balancer.rs"]
 mod balancer;
+#[path = "live/beside.rs"]
+mod beside;
 #[path = "live/closed.rs"]
 mod closed;
 #[path = "live/closing.rs"]

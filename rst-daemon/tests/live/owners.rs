@@ -15,16 +15,12 @@ use crate::process::{Process, find_program};
 
 #[path = "owners/accepting.rs"]
 mod accepting;
-#[path = "owners/cgroup.rs"]
-mod cgroup;
 #[path = "owners/churn.rs"]
 mod churn;
 #[path = "owners/full.rs"]
 mod full;
 #[path = "owners/gone.rs"]
 mod gone;
-#[path = "owners/memory.rs"]
-mod memory;
 #[path = "owners/services.rs"]
 mod services;
 #[path = "owners/sharing.rs"]

@@ -6,8 +6,8 @@ use std::thread;
 
 use serde_json::Value;
 
-use super::cgroup::{Cgroup, NEEDS_CGROUPS};
 use super::{Script, client_address, owner, python, workload};
+use crate::cgroup::{Cgroup, NEEDS_CGROUPS};
 use crate::lab::{Lab, is_sentinel, skipped};
 use crate::netns::V4;
 use crate::tcp;

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use rst_common::owner::NAMES;
 
-use super::memory::Memory;
 use super::{Script, python};
 use crate::collect::wait_until;
 use crate::lab::{Lab, skipped};
 use crate::line::{Line, TUN};
+use crate::memory::Memory;
 use crate::metrics::{Scrape, get};
 use crate::netns::{FAMILIES, V4};
 use crate::tcp::{self, Pair};

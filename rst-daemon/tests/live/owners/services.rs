@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use super::cgroup::{Cgroup, NEEDS_CGROUPS};
 use super::{CLIENT, SERVER, Script, comm, python};
+use crate::cgroup::{Cgroup, NEEDS_CGROUPS};
 use crate::expect::{this_process, verdict};
 use crate::lab::{Lab, skipped};
 use crate::netns::{FAMILIES, Family, Netns};

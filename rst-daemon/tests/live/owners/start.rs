@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::cgroup::{Cgroup, NEEDS_CGROUPS};
 use super::{Script, client_address, python_here, workload};
+use crate::cgroup::{Cgroup, NEEDS_CGROUPS};
 use crate::expect::{this_process, verdict};
 use crate::lab::{Lab, can_run, skipped};
 use crate::netns::{FAMILIES, V4};

@@ -9,25 +9,25 @@ use rst_daemon::workload::of_cgroup;
 use serde_json::Value;
 
 /// Why a test that needs them is skipped.
-pub(super) const NEEDS_CGROUPS: &str = "needs a cgroup2 file system that it may write to";
+pub(crate) const NEEDS_CGROUPS: &str = "needs a cgroup2 file system that it may write to";
 
 /// A cgroup (v2) of its own, removed on drop.
 #[derive(Debug)]
-pub(super) struct Cgroup {
+pub(crate) struct Cgroup {
     folder: PathBuf,
     /// As the kernel names it.
-    pub(super) path: String,
+    pub(crate) path: String,
 }
 
 impl Cgroup {
     /// One of a systemd service; `None` where this process may not make it.
-    pub(super) fn service(name: &str) -> Option<Self> {
+    pub(crate) fn service(name: &str) -> Option<Self> {
         let service = format!("rst-test-{}-{name}.service", std::process::id());
         Self::new(format!("/system.slice/{service}"))
     }
 
     /// One of a container of docker under systemd; and its id.
-    pub(super) fn container() -> Option<(Self, String)> {
+    pub(crate) fn container() -> Option<(Self, String)> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         // What docker shows is the beginning.
@@ -43,12 +43,12 @@ impl Cgroup {
     }
 
     /// A command that runs in it, with the pid that the child gets.
-    pub(super) fn command(&self, inner: &Command) -> Command {
+    pub(crate) fn command(&self, inner: &Command) -> Command {
         run_in(&self.folder, inner)
     }
 
     /// What the JSON says of it.
-    pub(super) fn named(&self) -> Value {
+    pub(crate) fn named(&self) -> Value {
         serde_json::to_value(of_cgroup(&self.path)).unwrap()
     }
 }
@@ -63,7 +63,7 @@ impl Drop for Cgroup {
 
 /// Removes a cgroup once its processes are gone, which is a moment after they have
 /// been waited for.
-pub(super) fn remove(folder: &Path) {
+pub(crate) fn remove(folder: &Path) {
     for _ in 0..1000 {
         if fs::remove_dir(folder).is_ok() {
             break;
@@ -73,7 +73,7 @@ pub(super) fn remove(folder: &Path) {
 }
 
 /// A command that runs in the cgroup of a folder, with the pid that the child gets.
-pub(super) fn run_in(folder: &Path, inner: &Command) -> Command {
+pub(crate) fn run_in(folder: &Path, inner: &Command) -> Command {
     let mut command = Command::new("/bin/sh");
     let script = r#"echo $$ > "$0" && exec "$@""#;
     command
@@ -84,7 +84,7 @@ pub(super) fn run_in(folder: &Path, inner: &Command) -> Command {
 }
 
 /// Where a cgroup file system with this option is mounted.
-pub(super) fn mount(kind: &str, option: &str) -> Option<PathBuf> {
+pub(crate) fn mount(kind: &str, option: &str) -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
     mounts.lines().find_map(|line| {
         let columns: Vec<&str> = line.split(' ').collect();

@@ -4,19 +4,19 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::cgroup::{mount, remove, run_in};
+use crate::cgroup::{mount, remove, run_in};
 
 /// A cgroup of the memory controller, below this process's; removed on drop.
 ///
 /// Of version 1, where a process may wait at its limit. In version 2 it is killed.
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     folder: PathBuf,
 }
 
 impl Memory {
     /// Makes one, without a limit; or says what is missing.
-    pub(super) fn new() -> Result<Self, &'static str> {
+    pub(crate) fn new() -> Result<Self, &'static str> {
         let mount = mount("cgroup", "memory").ok_or(
             "needs the memory controller of cgroup v1, where a process waits at its limit",
         )?;
@@ -33,23 +33,34 @@ impl Memory {
     }
 
     /// A command that runs in it, with the pid that the child gets.
-    pub(super) fn command(&self, inner: &Command) -> Command {
+    pub(crate) fn command(&self, inner: &Command) -> Command {
         run_in(&self.folder, inner)
     }
 
     /// Allows no more than what is in use.
-    pub(super) fn limit_to_use(&self) {
+    pub(crate) fn limit_to_use(&self) {
         let in_use = self.get("memory.usage_in_bytes");
         self.set("memory.limit_in_bytes", &in_use.to_string());
     }
 
+    /// Allows so much from now on, in bytes.
+    pub(crate) fn limit(&self, bytes: u64) {
+        self.set("memory.limit_in_bytes", &bytes.to_string());
+        self.set("memory.max_usage_in_bytes", "0");
+    }
+
+    /// The most that has been in use since then, in bytes.
+    pub(crate) fn peak(&self) -> u64 {
+        self.get("memory.max_usage_in_bytes")
+    }
+
     /// Allows as much as the machine has.
-    pub(super) fn lift(&self) {
+    pub(crate) fn lift(&self) {
         self.set("memory.limit_in_bytes", "-1");
     }
 
     /// How often more was wanted than is allowed.
-    pub(super) fn refused(&self) -> u64 {
+    pub(crate) fn refused(&self) -> u64 {
         self.get("memory.failcnt")
     }
 
