@@ -9,9 +9,17 @@ pub struct Hz(u32);
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// The values that Kconfig offers on any architecture (kernel/Kconfig.hz,
-/// arch/*/Kconfig, 7.2).
-const CHOICES: [u32; 10] = [24, 48, 64, 100, 128, 250, 256, 300, 1000, 1024];
+/// The values that Kconfig offers (kernel/Kconfig.hz, 7.2), also on architectures with
+/// choices of their own (arch/*/Kconfig).
+const CHOICES: &[u32] = if cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
+    &[100, 250, 300, 1000]
+} else {
+    &[24, 48, 64, 100, 128, 200, 250, 256, 300, 500, 1000, 1024]
+};
+
+/// How much nearer the right choice must be than the next one, jiffies: `jiffies` may
+/// lag behind where a processor was held up.
+const CLEARLY: u128 = 40;
 
 impl Hz {
     /// HZ from one reading of both clocks. `jiffies` starts 300 seconds before
@@ -20,15 +28,17 @@ impl Hz {
     /// `None` around the wrap, where every choice does.
     #[must_use]
     pub fn of(ktime_ns: u64, jiffies: u64) -> Option<Self> {
-        if ktime_ns.abs_diff(300 * SECOND_NS) < SECOND_NS {
-            return None;
-        }
-        let distance = |hz: &u32| {
-            let start = (1u64 << 32) - 300 * u64::from(*hz);
-            let ticks = u128::from(ktime_ns) * u128::from(*hz) / u128::from(SECOND_NS);
+        let distance = |hz: u32| {
+            let start = (1u64 << 32) - 300 * u64::from(hz);
+            let ticks = u128::from(ktime_ns) * u128::from(hz) / u128::from(SECOND_NS);
             (u128::from(start) + ticks).abs_diff(u128::from(jiffies))
         };
-        CHOICES.into_iter().min_by_key(distance).map(Self)
+        let mut choices: Vec<(u128, u32)> = CHOICES.iter().map(|hz| (distance(*hz), *hz)).collect();
+        choices.sort_unstable();
+        let [(nearest, hz), (next, _), ..] = choices[..] else {
+            return None;
+        };
+        (next >= 4 * nearest + CLEARLY).then_some(Self(hz))
     }
 
     /// Jiffies of a number of milliseconds, rounded up; capped at what the
@@ -90,17 +100,28 @@ impl WallClock {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "of times"
+)]
 mod tests {
     use super::*;
+
+    /// The clocks of a kernel so long after its start, seconds, whose jiffies lag so far
+    /// behind, seconds too.
+    fn clocks(hz: u32, uptime: f64, lag: f64) -> (u64, u64) {
+        let ticks = ((uptime - lag).max(0.0) * f64::from(hz)) as u64;
+        let start = (1u64 << 32) - 300 * u64::from(hz);
+        ((uptime * 1e9) as u64, start + ticks)
+    }
 
     #[test]
     fn hz_follows_from_one_reading() {
         for hz in CHOICES {
-            for seconds in [0, 1, 60, 298, 302, 86_400, 1000 * 86_400] {
-                let jiffies = (1u64 << 32) - 300 * u64::from(hz) + seconds * u64::from(hz);
-                // A jiffy is counted late, never early.
-                let ktime = seconds * SECOND_NS + SECOND_NS / u64::from(hz);
-                assert_eq!(Hz::of(ktime, jiffies), Some(Hz(hz)), "after {seconds} s");
+            for uptime in [0.0, 1.0, 60.0, 293.0, 307.0, 86_400.0, 1000.0 * 86_400.0] {
+                let (ktime, jiffies) = clocks(*hz, uptime, 1.0 / f64::from(*hz));
+                assert_eq!(Hz::of(ktime, jiffies), Some(Hz(*hz)), "after {uptime} s");
             }
         }
     }
@@ -108,6 +129,21 @@ mod tests {
     #[test]
     fn around_the_wrap_no_choice_is_better_than_another() {
         assert_eq!(Hz::of(300 * SECOND_NS, 1 << 32), None);
+    }
+
+    /// Where a processor was held up near the wrap, another choice may fit better: no
+    /// answer is given then, and never a wrong one.
+    #[test]
+    fn jiffies_that_lag_mislead_nobody() {
+        for hz in CHOICES {
+            for tenths in 2900..3100 {
+                for lag in [0.0, 0.01, 0.03, 0.1] {
+                    let (ktime, jiffies) = clocks(*hz, f64::from(tenths) / 10.0, lag);
+                    let told = Hz::of(ktime, jiffies);
+                    assert!(told.is_none_or(|told| told == Hz(*hz)), "{hz}: {told:?}");
+                }
+            }
+        }
     }
 
     #[test]

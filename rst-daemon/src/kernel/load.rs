@@ -351,7 +351,7 @@ fn read_hz(ebpf: &mut Ebpf, control: &ControlPage, host: &Host) -> Result<Hz, Lo
         if let Some(hz) = Hz::of(ktime_ns, jiffies) {
             break hz;
         }
-        // Two seconds in a host's life, five minutes after it started.
+        // A few seconds in a host's life, five minutes after it started.
         thread::sleep(Duration::from_millis(100));
     };
     program.unload().map_err(failed)?;

@@ -39,7 +39,7 @@ impl Limit {
             Self::NoSocket => "resets sent for closed ports, unknown connections and TIME_WAIT",
             Self::Reason => "the kernel's reason",
             Self::Accept => "which process accepts a connection",
-            Self::BeforeStart => "whose a socket from before the start is",
+            Self::BeforeStart => "whose a socket from before the start is, or who listened then",
             Self::Timeouts => "connections that die of silence",
             Self::Ignored => "resets that change nothing",
             Self::IgnoredBy => "which kind of socket has ignored a reset",
@@ -139,6 +139,15 @@ impl Kernel {
         }
         if reset["owner"]["source"] == "iterator" && !self.shows(Limit::BeforeStart) {
             reset["owner"] = Value::Null;
+            limits.push(Limit::BeforeStart);
+        }
+        let scanned = json!({"cause": "refused", "direction": "sent", "impact": "benign"});
+        let is_scan = scanned
+            .as_object()
+            .is_some_and(|scan| scan.iter().all(|(name, value)| reset[name] == *value));
+        if is_scan && !self.shows(Limit::BeforeStart) {
+            // Somebody may have listened there before.
+            reset["impact"] = json!("uncertain");
             limits.push(Limit::BeforeStart);
         }
         limits

@@ -89,7 +89,11 @@ fn storm(test: &str, lab: &Lab) -> Result<(), u64> {
     let after = lab.quiet_scrape();
     let port = closed_port(V4).port().to_string();
     let received = after.resets(&before, &[("direction", "received"), ("port", &port)]);
-    assert_eq!(received, storm);
+    // A program that is interrupted on its processor is not run again there, which the
+    // kernel counts.
+    let missed = after.sum(&before, "rst_missed_resets_total", &[]);
+    assert!(received <= storm, "{received} received");
+    assert!(received + missed >= storm, "{received} and {missed}");
     let all = after.resets(&before, &[]);
     let outcomes = ["delivered", "sampled_out", "lost"];
     let events: u64 = outcomes
@@ -97,7 +101,7 @@ fn storm(test: &str, lab: &Lab) -> Result<(), u64> {
         .map(|outcome| after.events(&before, outcome))
         .sum();
     assert_eq!(after.events(&before, "lost"), 0);
-    let told_of = if both_ends { 2 * storm } else { storm };
+    let told_of = if both_ends { 2 * storm } else { storm } - missed;
     assert!(
         after.events(&before, "sampled_out") > told_of / 2,
         "the budget holds"
@@ -107,8 +111,10 @@ fn storm(test: &str, lab: &Lab) -> Result<(), u64> {
     let sentinels = after.resets(&before, &[("direction", "received"), ("port", &port)]);
     let sent = after.resets(&before, &[("direction", "sent"), ("cause", "refused")]);
     let expected = if both_ends { storm + sentinels } else { 0 };
-    assert!(sent >= expected, "{sent} sent resets counted of {expected}");
-    let more = (sent - expected) + (all - sent - received - sentinels);
+    assert!(sent + missed >= expected, "{sent} of {expected} sent");
+    let expected = expected + storm + sentinels;
+    assert!(all + missed >= expected, "{all} of {expected} counted");
+    let more = all + missed - expected;
     if more == 0 { Ok(()) } else { Err(more) }
 }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::collect::{Collected, DEADLINE};
+use crate::collect::{Collected, DEADLINE, wait_until};
 use crate::expect::{this_process, verdict};
 use crate::kernel::Limit;
 use crate::lab::Lab;
@@ -50,7 +50,7 @@ fn both_ends_are_one_story() {
                 .wait(DEADLINE / 20, |lines| (!lines.is_empty()).then_some(()))
                 .is_some()
         };
-        crate::collect::wait_until("the watcher prints", there);
+        wait_until("the watcher prints", there);
         let Pair {
             server,
             client,
@@ -134,6 +134,10 @@ fn restart_links_the_resets_in_between() {
     }
     // Before the listener is there: a child that starts holds it for a moment.
     let (_process, lines) = text_watcher(&lab, ["--netns", &lab.netns.inode.to_string()]);
+    wait_until("the watcher is there", || {
+        lab.flush();
+        lines.with(|lines| !lines.is_empty())
+    });
     let listener = lab.inside(|| tcp::listener(V4.server, 16));
     let server = listener.local_addr().unwrap();
     drop(listener);
@@ -166,7 +170,10 @@ fn restart_links_the_resets_in_between() {
         let mut lines = lines.iter();
         lines.find(|line| line.contains(" restart ")).cloned()
     });
-    let told = told.expect("a line of the restart");
+    let told = told.unwrap_or_else(|| {
+        let lines = lines.with(|lines| lines.join("\n"));
+        panic!("no line of the restart {restarted}, only {lines}");
+    });
     let name = restarted["restart"]["workload"]["name"].as_str();
     let told_end = told.split_once(" restart  ").unwrap().1;
     let expected_end = format!(
