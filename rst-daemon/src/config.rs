@@ -86,6 +86,8 @@ pub struct Config {
     pub incident_close_seconds: u32,
     /// Directory of the store.
     pub data_dir: PathBuf,
+    /// Directory in a BPF file system that keeps the counts over a restart.
+    pub pin_dir: Option<PathBuf>,
     /// Disk that the store may take, megabytes; 0 = no store.
     pub store_max_mb: u32,
     /// How long a reset is stored.
@@ -114,6 +116,7 @@ impl Default for Config {
             incident_warmup_seconds: 300,
             incident_close_seconds: 120,
             data_dir: DEFAULT_DATA_DIR.into(),
+            pin_dir: None,
             store_max_mb: 1024,
             store_max_age: Duration::from_secs(30 * 24 * 3600),
         }
@@ -149,6 +152,10 @@ pub struct Overrides {
     /// Directory of the store that `rst history` reads [default: /var/lib/rst]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Directory in a BPF file system, such as /sys/fs/bpf/rst, that keeps the counts over a
+    /// restart [default: none]
+    #[arg(long, value_name = "DIR")]
+    pub pin_dir: Option<PathBuf>,
 }
 
 /// Why there are no settings.
@@ -254,7 +261,8 @@ impl Config {
         let content = value.get_ref();
         let result = match name {
             "listen" => values::address(content).map(|listen| self.listen = listen),
-            "web_config" => values::web_config(content).map(|file| self.web_config = file),
+            "web_config" => values::optional_path(content, "/etc/rst/web.yml")
+                .map(|file| self.web_config = file),
             "tcp_details" => content
                 .as_bool()
                 .map(|details| self.tcp_details = details)
@@ -294,6 +302,9 @@ impl Config {
             "incident_close_seconds" => values::integer(content, values::INCIDENT_SECONDS)
                 .map(|seconds| self.incident_close_seconds = seconds),
             "data_dir" => values::data_dir(content).map(|dir| self.data_dir = dir),
+            "pin_dir" => {
+                values::optional_path(content, "/sys/fs/bpf/rst").map(|dir| self.pin_dir = dir)
+            }
             "store_max_mb" => values::store_mb(content).map(|size| self.store_max_mb = size),
             "store_max_age" => values::store_age(content).map(|age| self.store_max_age = age),
             _ => {
@@ -364,6 +375,7 @@ impl Config {
             socket,
             details_per_second,
             data_dir,
+            pin_dir,
         } = overrides;
         if let Some(listen) = listen {
             self.listen = listen;
@@ -379,6 +391,9 @@ impl Config {
         }
         if let Some(dir) = data_dir {
             self.data_dir = dir;
+        }
+        if pin_dir.is_some() {
+            self.pin_dir = pin_dir;
         }
         self
     }

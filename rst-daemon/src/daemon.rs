@@ -18,7 +18,9 @@ use crate::incidents::{self, Book};
 use crate::join::Joiner;
 use crate::kernel::counters::{Counters, Counts, Tally};
 use crate::kernel::hooks::Hooks;
+use crate::kernel::labels;
 use crate::kernel::load::{self, LoadError, Settings};
+use crate::kernel::pins::Pins;
 use crate::kernel::probes::{RECEIVE_RESET, SEND_RESET, SEND_RESET_FUNCTIONS};
 use crate::kernel::programs::ProgramHandle;
 use crate::kernel::ring::{LONGEST_SLEEP, Reader, ReaderStats, monotonic_ns};
@@ -91,6 +93,8 @@ pub struct Tracer {
     blindness: Blindness,
     /// What the kernel's tables take.
     memory: String,
+    /// Nobody else counts there while this lives.
+    _pins: Option<Pins>,
 }
 
 /// What a tracer that runs may be told.
@@ -138,6 +142,7 @@ impl Tracer {
             multiplexed_ports: &config.multiplexed_ports,
             tracked_sockets: config.tracked_sockets,
             closed_connections: config.closed_connections,
+            pin_dir: config.pin_dir.as_deref(),
             log_kernel,
         })?;
         if log_kernel {
@@ -172,13 +177,17 @@ impl Tracer {
             Blindness::NoSocket
         };
         let names = kernel.names;
+        let name_of = Box::new(move |id| names.get(&id, 0).ok());
+        let mut resolver = Resolver::new(cgroups(), name_of, config.max_workloads);
+        if kernel.pins.is_some() {
+            let mut kept = kernel.labels;
+            let labels = labels::read(&kept);
+            let keep = move |id, label: Option<&str>| labels::keep(&mut kept, id, label);
+            resolver = resolver.with_labels(labels, Box::new(keep));
+        }
         let host = Arc::new(Host {
             joiner: Joiner::new(name, kernel.layout.reason_names, kernel.hz, pids_match),
-            resolver: Mutex::new(Resolver::new(
-                cgroups(),
-                Box::new(move |id| names.get(&id, 0).ok()),
-                config.max_workloads,
-            )),
+            resolver: Mutex::new(resolver),
             listeners: kernel.listeners,
             recent: Mutex::default(),
         });
@@ -195,6 +204,7 @@ impl Tracer {
                 longest_sleep: LONGEST_SLEEP,
                 memory: kernel.memory,
                 blindness,
+                _pins: kernel.pins,
             },
             kernel.counters,
         ))

@@ -93,6 +93,7 @@ impl Plan {
             incident_warmup_seconds,
             incident_close_seconds,
             data_dir,
+            pin_dir,
             store_max_mb,
             store_max_age,
         } = wanted;
@@ -127,6 +128,7 @@ impl Plan {
             tcp_details,
             socket,
             data_dir,
+            pin_dir,
             ring_bytes,
             max_series,
             max_ports,
@@ -229,6 +231,7 @@ mod tests {
         incident_warmup_seconds = 2
         incident_close_seconds = 3
         data_dir = '/d'
+        pin_dir = '/p'
         store_max_mb = 20
         store_max_age = '1h'
     ";

@@ -83,6 +83,8 @@ mod listeners;
 mod load;
 #[path = "live/owners.rs"]
 mod owners;
+#[path = "live/pins.rs"]
+mod pins;
 #[path = "live/prometheus.rs"]
 mod prometheus;
 #[path = "live/proxies.rs"]

@@ -2,6 +2,7 @@
 //! contract with `rst_daemon::kernel::load`.
 
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     macros::map,
     maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
@@ -14,7 +15,7 @@ use rst_common::{
     event::{Control, DOUBT_SLOTS, DetailStats, Doubt, PORT_WORDS},
     history::{Endings, LISTENERS as LISTENERS_ROOM, Listener, ListenerKey, Set},
     layout::{ABSENT, FIELD_COUNT, Layout},
-    owner::{Comm, NAMES as WORKLOAD_NAMES, PROCESSES as CAPACITY, Process},
+    owner::{Comm, LabelName, NAMES as WORKLOAD_NAMES, PROCESSES as CAPACITY, Process},
     reason::MAX_REASONS,
 };
 
@@ -84,6 +85,12 @@ pub(crate) static PROCESSES: Array<Process> = Array::with_max_entries(CAPACITY, 
 /// Names of the workloads that have nothing else.
 #[map]
 pub(crate) static NAMES: HashMap<u64, Comm> = HashMap::with_max_entries(WORKLOAD_NAMES, 0);
+
+/// What the counts of a workload are published under. The daemon's alone: it lies with the
+/// counts so that it lives as long as they do.
+#[map]
+pub(crate) static LABELS: HashMap<u64, LabelName> =
+    HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
 /// Who listens, and who has listened.
 #[map]

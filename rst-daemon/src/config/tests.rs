@@ -1,7 +1,9 @@
+//! The settings, as a file and as flags.
+
 use super::*;
 use crate::testing::TempDir;
 
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "listen",
     "web_config",
     "tcp_details",
@@ -21,6 +23,7 @@ const KEYS: [&str; 21] = [
     "incident_warmup_seconds",
     "incident_close_seconds",
     "data_dir",
+    "pin_dir",
     "store_max_mb",
     "store_max_age",
 ];
@@ -55,7 +58,7 @@ fn every_key_is_taken_over() {
                 closed_connections = 64\nmax_cpu_percent = 3\nmax_memory_mb = 100\n\
                 incident_min_resets = 1\nincident_warmup_seconds = 2\n\
                 incident_close_seconds = 86400\n\
-                data_dir = '/d'\nstore_max_mb = 16\nstore_max_age = '1m'\n";
+                data_dir = '/d'\npin_dir = '/p'\nstore_max_mb = 16\nstore_max_age = '1m'\n";
     let expected = Config {
         listen: "[::1]:9".parse().unwrap(),
         web_config: Some("/w".into()),
@@ -76,6 +79,7 @@ fn every_key_is_taken_over() {
         incident_warmup_seconds: 2,
         incident_close_seconds: 86_400,
         data_dir: "/d".into(),
+        pin_dir: Some("/p".into()),
         store_max_mb: 16,
         store_max_age: Duration::from_secs(60),
     };
@@ -198,12 +202,14 @@ fn flags_win() {
         socket: None,
         details_per_second: Some(7),
         data_dir: Some("d".into()),
+        pin_dir: Some("p".into()),
     };
     let expected = Config {
         listen: "0.0.0.0:1".parse().unwrap(),
         web_config: Some("w".into()),
         details_per_second: 7,
         data_dir: "d".into(),
+        pin_dir: Some("p".into()),
         ..Config::default()
     };
     assert_eq!(Config::default().with(flags), expected);

@@ -63,15 +63,15 @@ pub(super) fn socket(value: &DeValue<'_>) -> Result<PathBuf, String> {
     socket_flag(text).map_err(|problem| format!("is {problem}"))
 }
 
-/// None where it is empty.
-pub(super) fn web_config(value: &DeValue<'_>) -> Result<Option<PathBuf>, String> {
+/// None where it is empty. The example is for the message.
+pub(super) fn optional_path(value: &DeValue<'_>, example: &str) -> Result<Option<PathBuf>, String> {
     let text = string(value)?;
     if text.is_empty() {
         return Ok(None);
     }
     if !text.starts_with('/') || text.contains('\0') {
         return Err(format!(
-            "is {text:?}; write an absolute path, such as \"/etc/rst/web.yml\", or \"\" for none"
+            "is {text:?}; write an absolute path, such as {example:?}, or \"\" for none"
         ));
     }
     Ok(Some(text.into()))

@@ -3,24 +3,29 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use aya::programs::{ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _};
 use aya::{Btf, Ebpf, EbpfLoader};
+use aya_obj::Object;
 use rst_common::classify::Times;
 use rst_common::event::{Doubt, PORT_WORDS};
 use rst_common::history::{CLOSED_SECONDS, ENDINGS, Ending, WAYS, bucket_bounds};
 use rst_common::owner::Comm;
+use tracing::{info, warn};
 
 use super::batch::Batch;
 use super::btf::{self, BtfError};
 use super::control::ControlPage;
 use super::counters::{CountMaps, Counters};
 use super::hooks::Hooks;
+use super::labels::Labels;
 use super::layout::{self, KernelLayout, LayoutError};
 use super::listeners::Listeners;
+use super::pins::{Found, KEPT, Pins};
 use super::preflight::{Host, PreflightError};
 use super::probes::{Probe, SOCKETS_AT_START};
 use super::verdict::{Judged, Verdict, chain};
@@ -50,6 +55,8 @@ pub struct Settings<'a> {
     pub tracked_sockets: u32,
     /// Connections remembered after their end.
     pub closed_connections: u32,
+    /// Directory where the counts are kept for the next start.
+    pub pin_dir: Option<&'a Path>,
     /// Whether the programs log.
     pub log_kernel: bool,
 }
@@ -143,6 +150,10 @@ pub struct Kernel {
     pub doubts: Array<MapData, RawDoubt>,
     /// Names of the workloads that have nothing else.
     pub names: HashMap<MapData, u64, Comm>,
+    /// What the counts of a workload are published under, for the next start.
+    pub labels: Labels,
+    /// The folder of the counts that outlive this daemon, where there is one.
+    pub pins: Option<Pins>,
     /// Who listens, and who has listened.
     pub listeners: Listeners,
     /// Exact counts.
@@ -193,36 +204,7 @@ fn attach_undisturbed(settings: Settings<'_>) -> Result<Kernel, LoadError> {
         layout::resolve(&btf::Btf::parse(&bytes, &layout::wanted())?)?
     };
     let kernel_btf = Btf::from_sys_fs()?;
-    // aya_log_common::Level: 0 logs nothing, 4 is debug.
-    let log_level: u8 = if settings.log_kernel { 4 } else { 0 };
-    let sockets = (settings.tracked_sockets / narrow(WAYS))
-        .max(1)
-        // In range: the largest number allowed is a power of two itself.
-        .next_power_of_two();
-    let closed = (settings.closed_connections / narrow(ENDINGS)).max(1);
-    let seed = random()?;
-    let mut ebpf = EbpfLoader::new()
-        .btf(Some(&kernel_btf))
-        .override_global("LAYOUT", &layout.layout[..], true)
-        .override_global("REASONS", &layout.reasons[..], true)
-        .override_global("DROPS", &layout.drops[..], true)
-        .override_global("AYA_LOG_LEVEL", &log_level, false)
-        .override_global("SOCKETS_MASK", &(sockets - 1), true)
-        .override_global("CLOSED_SETS", &closed, true)
-        .override_global("SEED", &seed, true)
-        .override_global("MAX_PORTS", &settings.max_ports, true)
-        .override_global("HAS_TASK_BTF", &u8::from(layout.has_task_btf), true)
-        .map_max_entries("SOCKETS", sockets)
-        .map_max_entries("CLOSED", closed)
-        .map_max_entries("EVENTS", settings.ring_bytes)
-        .map_max_entries("RESETS", settings.max_series)
-        .map_max_entries("CONNECTIONS", settings.max_series)
-        .load(OBJECT)
-        .map_err(|error| LoadError::Maps {
-            error,
-            memlock_limited,
-        })?;
-
+    let (mut ebpf, pins) = create_maps(settings, &layout, &kernel_btf, memlock_limited)?;
     let memory = memory_of(&ebpf);
 
     // Maps stay with `ebpf` until the programs that use them are loaded.
@@ -264,6 +246,7 @@ fn attach_undisturbed(settings: Settings<'_>) -> Result<Kernel, LoadError> {
     });
     let doubts = open(&mut ebpf, "DOUBTS")?;
     let names = open(&mut ebpf, "NAMES")?;
+    let labels = open(&mut ebpf, "LABELS")?;
     let Some(Map::HashMap(map)) = ebpf.map("LISTENERS") else {
         return Err(LoadError::Object("LISTENERS"));
     };
@@ -278,6 +261,8 @@ fn attach_undisturbed(settings: Settings<'_>) -> Result<Kernel, LoadError> {
         control,
         doubts,
         names,
+        labels,
+        pins,
         listeners,
         counters,
         layout,
@@ -286,6 +271,89 @@ fn attach_undisturbed(settings: Settings<'_>) -> Result<Kernel, LoadError> {
         hooks,
         memory,
     })
+}
+
+/// Creates the maps, or takes those over that are kept. The programs are loaded later.
+fn create_maps(
+    settings: Settings<'_>,
+    layout: &KernelLayout,
+    kernel_btf: &Btf,
+    memlock_limited: bool,
+) -> Result<(Ebpf, Option<Pins>), LoadError> {
+    // aya_log_common::Level: 0 logs nothing, 4 is debug.
+    let log_level: u8 = if settings.log_kernel { 4 } else { 0 };
+    let sockets = (settings.tracked_sockets / narrow(WAYS))
+        .max(1)
+        // In range: the largest number allowed is a power of two itself.
+        .next_power_of_two();
+    let closed = (settings.closed_connections / narrow(ENDINGS)).max(1);
+    let seed = random()?;
+    let entries = [
+        ("SOCKETS", sockets),
+        ("CLOSED", closed),
+        ("EVENTS", settings.ring_bytes),
+        ("RESETS", settings.max_series),
+        ("CONNECTIONS", settings.max_series),
+        ("LABELS", settings.max_series),
+    ];
+    let pins = settings.pin_dir.and_then(|dir| pins(dir, &entries));
+    let mut loader = EbpfLoader::new();
+    if let Some(pins) = &pins {
+        for table in KEPT {
+            loader.map_pin_path(table, pins.path(table));
+        }
+    }
+    for (table, number) in entries {
+        loader.map_max_entries(table, number);
+    }
+    let ebpf = loader
+        .btf(Some(kernel_btf))
+        .override_global("LAYOUT", &layout.layout[..], true)
+        .override_global("REASONS", &layout.reasons[..], true)
+        .override_global("DROPS", &layout.drops[..], true)
+        .override_global("AYA_LOG_LEVEL", &log_level, false)
+        .override_global("SOCKETS_MASK", &(sockets - 1), true)
+        .override_global("CLOSED_SETS", &closed, true)
+        .override_global("SEED", &seed, true)
+        .override_global("MAX_PORTS", &settings.max_ports, true)
+        .override_global("HAS_TASK_BTF", &u8::from(layout.has_task_btf), true)
+        .load(OBJECT)
+        .map_err(|error| LoadError::Maps {
+            error,
+            memlock_limited,
+        })?;
+    Ok((ebpf, pins))
+}
+
+/// The folder of the counts that outlive this daemon. Where it can't be had, they begin
+/// and end with it, which is said.
+fn pins(dir: &Path, entries: &[(&str, u32)]) -> Option<Pins> {
+    let object = match Object::parse(OBJECT) {
+        Ok(object) => object,
+        Err(error) => {
+            warn!("counts are not kept for the next start: the embedded object: {error}");
+            return None;
+        }
+    };
+    match Pins::open(dir, &object, entries) {
+        Ok(pins) => {
+            match &pins.found {
+                Found::Nothing => {}
+                Found::Counts => info!("counts go on from {}", dir.display()),
+                Found::Misfit(why) => {
+                    info!(
+                        "counts begin anew, for those in {} don't fit: {why}",
+                        dir.display()
+                    );
+                }
+            }
+            Some(pins)
+        }
+        Err(error) => {
+            warn!("counts are not kept for the next start: {error}");
+            None
+        }
+    }
 }
 
 /// What the maps take, the largest by name.

@@ -24,6 +24,9 @@ pub struct Named {
 /// Looks a command name up that the programs have noted.
 pub type NameOf = Box<dyn Fn(u64) -> Option<Comm> + Send>;
 
+/// Keeps the label of a workload for the next start.
+pub type KeepLabel = Box<dyn FnMut(u64, Option<&str>) + Send>;
+
 /// Names for numbers.
 pub struct Resolver {
     cgroups: Option<Cgroups>,
@@ -32,6 +35,7 @@ pub struct Resolver {
     labels: HashMap<u64, Option<Arc<str>>>,
     published: HashSet<Arc<str>>,
     max_labels: usize,
+    keep: Option<KeepLabel>,
 }
 
 impl Resolver {
@@ -45,7 +49,26 @@ impl Resolver {
             labels: HashMap::new(),
             published: HashSet::new(),
             max_labels: usize::try_from(max_labels).unwrap_or(usize::MAX),
+            keep: None,
         }
+    }
+
+    /// Goes on with the labels that counts were published under before, and has the
+    /// new ones kept.
+    #[must_use]
+    pub fn with_labels(
+        mut self,
+        labels: impl IntoIterator<Item = (u64, Option<String>)>,
+        keep: KeepLabel,
+    ) -> Self {
+        for (id, label) in labels {
+            let label = label.map(Arc::<str>::from);
+            let own = label.iter().filter(|label| ***label != *OTHER);
+            self.published.extend(own.cloned());
+            self.labels.insert(id, label);
+        }
+        self.keep = Some(keep);
+        self
     }
 
     /// The name that counts of a workload are published under, `None` for ever
@@ -58,6 +81,9 @@ impl Resolver {
         }
         let workload = self.resolve(id, now).workload;
         let label = workload.map(|workload| self.admit(workload.name));
+        if let Some(keep) = &mut self.keep {
+            keep(id, label.as_deref());
+        }
         self.labels.insert(id, label.clone());
         label
     }
@@ -157,6 +183,34 @@ mod tests {
             let label = resolver.label(BY_NAME | letter, now);
             assert_eq!(label.as_deref(), Some(expected));
         }
+    }
+
+    #[test]
+    fn labels_of_before_the_start_stay() {
+        let (sender, kept) = std::sync::mpsc::channel();
+        let before = [
+            (7, Some("gone.service".to_owned())),
+            (8, None),
+            (9, Some(OTHER.to_owned())),
+        ];
+        let name = |id| Some([id & !BY_NAME, 0]);
+        let mut resolver = Resolver::new(None, Box::new(name), 2).with_labels(
+            before,
+            Box::new(move |id, label| sender.send((id, label.map(str::to_owned))).unwrap()),
+        );
+        let now = Instant::now();
+        let mut label = |id| resolver.label(id, now).map(|label| label.to_string());
+        assert_eq!(label(7).as_deref(), Some("gone.service"));
+        assert_eq!(label(8), None);
+        assert_eq!(label(9).as_deref(), Some(OTHER));
+        // One place is taken.
+        let letters = [u64::from(b'a'), u64::from(b'b')].map(|letter| BY_NAME | letter);
+        assert_eq!(label(letters[0]).as_deref(), Some("a"));
+        assert_eq!(label(letters[1]).as_deref(), Some(OTHER));
+        drop(resolver);
+        let expected = [(letters[0], "a"), (letters[1], OTHER)];
+        let expected = expected.map(|(id, label)| (id, Some(label.to_owned())));
+        assert!(kept.iter().eq(expected));
     }
 
     #[test]
