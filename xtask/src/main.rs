@@ -1,10 +1,11 @@
-//! `cargo xtask`: set-up, build, run, test, benchmark and lint of the workspace.
+//! `cargo xtask`: set-up, build, run, test, benchmark, packages and lint of the workspace.
 
 mod bench;
 mod deny;
 mod fuzz;
 mod interrupt;
 mod lint;
+mod package;
 mod packages;
 mod process;
 mod run;
@@ -58,6 +59,8 @@ enum Cli {
     },
     /// Measure what rst costs, beside other observers and none (root)
     Bench(bench::Options),
+    /// Make the packages, in target/packages: .deb, .rpm and a tarball
+    Package,
     /// Check formatting, clippy (host and eBPF), the dependencies and the house rules
     Lint,
 }
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Cli::Vm(options) => vm::run(&options),
         Cli::Fuzz { seconds } => fuzz::command(seconds),
         Cli::Bench(options) => bench::run(&options),
+        Cli::Package => package::run(),
         Cli::Lint => lint::run(),
     };
     match outcome {

@@ -124,6 +124,82 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
         command: "prometheus-alertmanager",
         reason: "alerts as they reach a webhook",
     },
+    Tool {
+        package: "mmdebstrap",
+        command: "mmdebstrap",
+        reason: "a Debian to install the package in",
+    },
+    Tool {
+        package: "cpio",
+        command: "cpio",
+        reason: "the files of that Debian",
+    },
+    Tool {
+        package: "lintian",
+        command: "lintian",
+        reason: "what Debian asks of a package",
+    },
+    Tool {
+        package: "rpm",
+        command: "rpm",
+        reason: "what is in the RPM package",
+    },
+    Tool {
+        package: "mandoc",
+        command: "mandoc",
+        reason: "what is wrong with the manual pages",
+    },
+    Tool {
+        package: "zsh",
+        command: "zsh",
+        reason: "the completions of zsh",
+    },
+    Tool {
+        package: "fish",
+        command: "fish",
+        reason: "the completions of fish",
+    },
+];
+
+/// What making packages needs of Debian, beside the build.
+pub(crate) const PACKAGE_TOOLS: &[Tool] = &[
+    Tool {
+        package: "dpkg-dev",
+        command: "dpkg-shlibdeps",
+        reason: "the libraries that the Debian package depends on",
+    },
+    Tool {
+        package: "binutils",
+        command: "strip",
+        reason: "programs without what only a debugger reads",
+    },
+];
+
+/// What a program that needs no libraries takes, beside Rust's own.
+pub(crate) const MUSL_TOOLS: &[Tool] = &[Tool {
+    package: "musl-tools",
+    command: "musl-gcc",
+    reason: "a program that needs no libraries",
+}];
+
+/// A program that cargo builds from crates.io.
+pub(crate) struct Crate {
+    /// The crate, and its program.
+    pub(crate) name: &'static str,
+    /// The version that is built where there is none.
+    pub(crate) version: &'static str,
+}
+
+/// What makes packages. Licences: MIT, both.
+pub(crate) const PACKAGE_CRATES: &[Crate] = &[
+    Crate {
+        name: "cargo-deb",
+        version: "3.8.0",
+    },
+    Crate {
+        name: "cargo-generate-rpm",
+        version: "0.21.1",
+    },
 ];
 
 /// What fuzzing needs.

@@ -3,13 +3,16 @@
 //! What is already there is preferred. It does nothing before saying what, and nothing at all
 //! where it can't do everything: then it prints the commands.
 
-use std::time::Duration;
+use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Result, bail, ensure};
 
 use crate::{
     packages,
-    packages::{BENCH_TOOLS, BOOT_TOOLS, FUZZ_TOOLS, NoServices, TEST_TOOLS, Tool, VM_TOOLS},
+    packages::{
+        BENCH_TOOLS, BOOT_TOOLS, FUZZ_TOOLS, MUSL_TOOLS, NoServices, PACKAGE_CRATES, PACKAGE_TOOLS,
+        TEST_TOOLS, Tool, VM_TOOLS,
+    },
     step::{Log, Step},
     toolchain,
     toolchain::Toolchain,
@@ -136,6 +139,40 @@ pub(crate) fn ensure_boot_tools() -> Result<()> {
     require_tools(BOOT_TOOLS, "the boot test")
 }
 
+/// Installs what making packages needs; an error where that can't be done.
+pub(crate) fn ensure_package_tools() -> Result<()> {
+    require_tools(PACKAGE_TOOLS, "making packages")?;
+    let steps: Vec<Step> = PACKAGE_CRATES
+        .iter()
+        .filter(|tool| !packages::has_command(tool.name))
+        .map(|tool| {
+            let install = format!(
+                "cargo install {} --version {} --locked",
+                tool.name, tool.version
+            );
+            Step::new(&format!("build {} (some minutes)", tool.name), &install)
+        })
+        .collect();
+    if steps.is_empty() {
+        return Ok(());
+    }
+    perform(&steps, &mut Log::create()?)
+}
+
+/// Sees to it that rustc can build for this target, one of musl's; an error where that can't be
+/// done.
+pub(crate) fn ensure_target(target: &str) -> Result<()> {
+    require_tools(MUSL_TOOLS, "a program without libraries")?;
+    if has_library(target) {
+        return Ok(());
+    }
+    let add = Step::new(
+        &format!("fetch Rust's library for {target}"),
+        &format!("rustup target add {target}"),
+    );
+    perform(&[add.limit(RUSTUP_LIMIT)], &mut Log::create()?)
+}
+
 /// Installs all of these, or fails.
 fn require_tools(tools: &[Tool], what: &str) -> Result<()> {
     ensure_tools(
@@ -247,6 +284,13 @@ impl Found {
         }
         steps
     }
+}
+
+/// Whether rustc has its library for this target.
+pub(crate) fn has_library(target: &str) -> bool {
+    let mut rustc = Command::new("rustc");
+    toolchain::output(rustc.args(["--print", "target-libdir", "--target", target]))
+        .is_some_and(|dir| Path::new(&dir).is_dir())
 }
 
 fn rust_src() -> Step {

@@ -23,13 +23,16 @@ use clap::Args;
 use serde_json::Value;
 
 use self::{
-    fetch::{Kernel, output},
+    fetch::Kernel,
     initramfs::{Base, Binaries},
     report::Row,
 };
 use crate::{cargo, interrupt, setup};
 
-pub(crate) use self::report::Tally;
+pub(crate) use self::{fetch::output, report::Tally};
+
+#[cfg(test)]
+pub(crate) use self::boot::debian;
 
 /// What the matrix holds where nothing else is asked for.
 const SERIES: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", release::NEWEST];
@@ -120,7 +123,7 @@ fn build() -> Result<Binaries> {
 }
 
 /// Where cargo says that it has put a target.
-fn executable(messages: &str, target: &str) -> Result<PathBuf> {
+pub(crate) fn executable(messages: &str, target: &str) -> Result<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())

@@ -1,5 +1,6 @@
 //! `cargo xtask vm --boot`: Debian with its systemd boots under QEMU and starts
-//! rst-daemon.service, the file as it is; a script ([`DRIVE`]) puts it to the test.
+//! rst-daemon.service, the file as it is; a script ([`DRIVE`]) puts it to the test, and the
+//! package after it.
 
 use std::{
     fs, io,
@@ -13,12 +14,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
-    executable,
     fetch::{self, Kernel, output},
     guest::Guest,
-    initramfs::{archive, copy, write_program},
+    initramfs::{archive, write_program},
 };
-use crate::{cargo, interrupt, process::Dir, root, setup, target_dir};
+use crate::{interrupt, package, process::Dir, setup, target_dir};
 
 /// The kernel where none is named: Debian 12's own.
 const SERIES: [&str; 1] = ["6.1"];
@@ -65,6 +65,7 @@ const SETTINGS: &str = "max_cpu_percent = 100\nidle_ms = 20000\n";
 pub(super) fn run(series: &[String], update: bool) -> Result<()> {
     setup::ensure_build()?;
     setup::ensure_boot_tools()?;
+    setup::ensure_package_tools()?;
     interrupt::install()?;
     let begin = Instant::now();
     let series = if series.is_empty() {
@@ -72,8 +73,9 @@ pub(super) fn run(series: &[String], update: bool) -> Result<()> {
     } else {
         series.to_vec()
     };
-    let rst = build()?;
-    let initrd = [debian(update)?, overlay(&rst)?].concat();
+    let debian = debian(update)?;
+    let debian = fs::read(&debian).with_context(|| format!("cannot read {}", debian.display()))?;
+    let initrd = [debian, overlay()?].concat();
     let mut failed = Vec::new();
     for (series, kernel) in series.iter().zip(fetch::kernels(&series, update)?) {
         let kernel = kernel.with_context(|| format!("Linux {series}"))?;
@@ -145,20 +147,8 @@ impl Report {
     }
 }
 
-fn build() -> Result<PathBuf> {
-    let mut command = cargo("build");
-    command.args(["--package", "rst-daemon", "--bin", "rst"]);
-    command.arg("--message-format=json-render-diagnostics");
-    let built = command
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .context("cannot run cargo build")?;
-    ensure!(built.status.success(), "rst does not compile");
-    executable(&String::from_utf8_lossy(&built.stdout), "rst")
-}
-
-/// Debian as an archive that the kernel unpacks, made once.
-fn debian(update: bool) -> Result<Vec<u8>> {
+/// Debian as an archive that the kernel unpacks, and cpio, made once; the file.
+pub(crate) fn debian(update: bool) -> Result<PathBuf> {
     let dir = fetch::cache_base()?.join(CACHE);
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     // One xtask at a time makes it.
@@ -185,37 +175,33 @@ fn debian(update: bool) -> Result<Vec<u8>> {
         fs::write(&unfinished, archive(&root)?)?;
         fs::rename(unfinished, &kept)?;
     }
-    fs::read(&kept).with_context(|| format!("cannot read {}", kept.display()))
+    Ok(kept)
 }
 
-/// What rst's packages would bring, and the script.
-fn overlay(rst: &Path) -> Result<Vec<u8>> {
-    let dir = Dir::new()?;
+/// What the Debian package brings, that package and the next to be installed at last, and the
+/// script.
+fn overlay() -> Result<Vec<u8>> {
+    let (dir, made) = (Dir::new()?, Dir::new()?);
     let root_dir = dir.path();
-    let dist = root().join("rst-daemon/dist");
-    for (file, to) in [
-        (
-            "rst-daemon.service",
-            "/usr/lib/systemd/system/rst-daemon.service",
-        ),
-        ("rst.sysusers", "/usr/lib/sysusers.d/rst.conf"),
-    ] {
-        copy(root_dir, &dist.join(file), Path::new(to))?;
+    let debs = package::two_debs(made.path(), "dev")?;
+    output(
+        Command::new("dpkg-deb")
+            .arg("--extract")
+            .args([&debs[0], root_dir]),
+    )?;
+    for (deb, to) in debs.iter().zip(["now.deb", "next.deb"]) {
+        fs::copy(deb, root_dir.join(to))?;
     }
-    let stripped = dir.join("rst");
-    output(Command::new("strip").arg("-o").arg(&stripped).arg(rst))?;
-    fs::create_dir_all(root_dir.join("usr/bin"))?;
-    fs::rename(stripped, root_dir.join("usr/bin/rst"))?;
     let etc = root_dir.join("etc");
     let wants = etc.join("systemd/system/multi-user.target.wants");
     fs::create_dir_all(&wants)?;
-    fs::create_dir_all(etc.join("rst"))?;
     fs::write(etc.join("rst/rst.toml"), SETTINGS)?;
     fs::write(etc.join("machine-id"), "b08dfa6083e7567a1921a715000001fb\n")?;
     fs::write(etc.join("systemd/system/drive.service"), DRIVE_UNIT)?;
     enable(&wants, "/etc/systemd/system/drive.service")?;
     enable(&wants, "/usr/lib/systemd/system/rst-daemon.service")?;
-    let unit = fs::read_to_string(dist.join("rst-daemon.service"))?;
+    let unit = "usr/lib/systemd/system/rst-daemon.service";
+    let unit = fs::read_to_string(root_dir.join(unit))?;
     let drive = DRIVE.replace("CAPABILITIES", &mask(&unit)?);
     write_program(&root_dir.join("drive"), &drive)?;
     archive(root_dir)

@@ -286,7 +286,7 @@ fn load_order(dependencies: &str, builtin: &str) -> Result<Vec<String>> {
 }
 
 /// Runs a command quietly; what it said is the error where it fails.
-pub(super) fn output(command: &mut Command) -> Result<Output> {
+pub(crate) fn output(command: &mut Command) -> Result<Output> {
     let output = command
         .output()
         .with_context(|| format!("cannot run {}", command.get_program().to_string_lossy()))?;

@@ -96,7 +96,7 @@ pub(super) fn add(root: &Path, file: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn copy(root: &Path, file: &Path, to: &Path) -> Result<()> {
+fn copy(root: &Path, file: &Path, to: &Path) -> Result<()> {
     let to = root.join(to.strip_prefix("/")?);
     if let Some(dir) = to.parent() {
         fs::create_dir_all(dir)?;

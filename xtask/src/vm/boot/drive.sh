@@ -151,6 +151,39 @@ check "stops" systemctl stop $unit
 check "of itself" [ "$(show Result)" = success ]
 check "leaves nothing in /run" fails test -e /run/rst
 
+# The package: all of the above goes, and comes back by it.
+rm -r /usr/bin/rst /usr/lib/systemd/system/$unit /etc/systemd/system/$unit.d /etc/rst /var/lib/rst
+rm /etc/systemd/system/multi-user.target.wants/$unit
+userdel rst
+systemctl daemon-reload
+
+quietly() { "$@" < /dev/null > /run/said 2>&1; }
+is_version() { [ "$(dpkg-query --show --showformat='${Version}' rst)" = "$1" ]; }
+is_another() { [ "$(show MainPID)" != "$1" ] && is_ready; }
+gone() { local path; for path in "$@"; do [ ! -e "$path" ] || return; done; }
+
+check "the package is installed" quietly dpkg --install /now.deb
+check "starts the service" until_true is_ready
+check "enables it" quietly systemctl is-enabled $unit
+check "resets are counted" five
+sed -i 's/^max_cpu_percent.*/max_cpu_percent = 100/; s/^idle_ms.*/idle_ms = 20000/' /etc/rst/rst.toml
+check "its settings are edited and reloaded" systemctl reload $unit
+check "and taken over" until_true logged "the settings were read again; changed: idle_ms, max_cpu_percent"
+pid=$(show MainPID)
+version=$(dpkg-query --show --showformat='${Version}' rst)
+check "the next package is installed over it" quietly dpkg --install /next.deb
+check "is another version" fails is_version "$version"
+check "starts the service anew" until_true is_another "$pid"
+check "keeps the settings" quietly grep '^idle_ms = 20000' /etc/rst/rst.toml
+check "resets are counted" five
+check "the package is removed" quietly dpkg --remove rst
+check "the service is stopped" fails is_active
+check "settings and store stay" quietly ls /etc/rst/rst.toml /var/lib/rst/rst.db
+check "the package is purged" quietly dpkg --purge rst
+check "nothing stays" gone /usr/bin/rst /etc/rst /var/lib/rst /run/rst /usr/lib/systemd/system/$unit /etc/systemd/system/$unit
+check "nothing is enabled" fails systemctl is-enabled $unit
+check "but the user, whose number must not become another's" quietly id rst
+
 echo JOURNAL
 journalctl --sync
 journalctl --no-pager --output=short-monotonic --unit $unit
