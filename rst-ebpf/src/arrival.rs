@@ -1,16 +1,64 @@
 //! The segment that the kernel handles for a socket at this moment. Functions that are
-//! given both note it (fentry); the tracepoint they come to next, which is given the
+//! given both note it (fentry or kprobe); the tracepoint they come to next, which is given the
 //! socket alone, reads it.
 
 use core::ptr;
 
+use aya_ebpf::{
+    macros::{fentry, kprobe},
+    programs::{FEntryContext, ProbeContext},
+};
 use rst_common::layout::Field;
 
 use crate::{
+    access::{Access, Call},
     kernel::{self, Skb, Sock},
     maps::ARRIVAL,
     segment::TcpHeader,
 };
+
+/// From 5.11 on: `(sk, skb)`. The reset itself; `tcp_receive_reset` comes next.
+#[fentry(function = "tcp_reset")]
+pub fn tcp_reset(ctx: FEntryContext) -> i32 {
+    note(&ctx, [0, 1], true);
+    0
+}
+
+/// `(sk, skb)` in every version: the answer to our SYN.
+#[fentry(function = "tcp_finish_connect")]
+pub fn tcp_finish_connect(ctx: FEntryContext) -> i32 {
+    note(&ctx, [0, 1], false);
+    0
+}
+
+/// `(parent, child, skb)` in every version: the segment that completes the handshake
+/// of a connection to a listener.
+#[fentry(function = "tcp_child_process")]
+pub fn tcp_child_process(ctx: FEntryContext) -> i32 {
+    note(&ctx, [1, 2], false);
+    0
+}
+
+/// Where fentry is refused.
+#[kprobe(function = "tcp_reset")]
+pub fn tcp_reset_kprobe(ctx: ProbeContext) -> i32 {
+    note(&ctx, [0, 1], true);
+    0
+}
+
+/// Likewise.
+#[kprobe(function = "tcp_finish_connect")]
+pub fn tcp_finish_connect_kprobe(ctx: ProbeContext) -> i32 {
+    note(&ctx, [0, 1], false);
+    0
+}
+
+/// Likewise.
+#[kprobe(function = "tcp_child_process")]
+pub fn tcp_child_process_kprobe(ctx: ProbeContext) -> i32 {
+    note(&ctx, [1, 2], false);
+    0
+}
 
 /// What is noted, on each CPU. One socket's note may be mixed with another's where the
 /// task is preempted in between: then `check` does not fit, and it is nobody's.
@@ -44,14 +92,18 @@ pub(crate) struct Header {
 
 /// How the words are checked: never 0, so that an empty entry is of no socket.
 #[inline(always)]
-fn check(sk: Sock, numbers: u64, others: u64) -> u64 {
+fn check<A: Access>(sk: Sock<A>, numbers: u64, others: u64) -> u64 {
     let socket = u64::from(sk.low_half()) << 32 | 1;
     socket ^ numbers ^ others.rotate_left(17)
 }
 
-/// Notes the segment: its time to live, and where it is a `reset` the TCP header too.
+/// Notes the segment of a function that is called with a socket and with it, at these
+/// places: its time to live, and where it is a `reset` the TCP header too.
 #[inline(always)]
-pub(crate) fn note(sk: Sock, skb: Skb, reset: bool) {
+pub(crate) fn note<C: Call>(ctx: &C, [sk, skb]: [usize; 2], reset: bool) {
+    let (Some(sk), Some(skb)) = (Sock::from_arg(ctx, sk), Skb::from_arg(ctx, skb)) else {
+        return;
+    };
     let Some(arrival) = ARRIVAL.get_ptr_mut(0) else {
         return;
     };

@@ -287,6 +287,12 @@ pub(crate) fn probe_at<T>(address: u64) -> Option<T> {
 pub(crate) struct Sock<A: Access = Typed>(NonNull<u8>, PhantomData<A>);
 
 impl<A: Access> Sock<A> {
+    /// The low half of its address: tells two live sockets apart.
+    #[inline(always)]
+    pub(crate) fn low_half(self) -> u32 {
+        low_half(self.0.as_ptr())
+    }
+
     /// Argument `index`, unless NULL. Where a traced function returns, what it returns
     /// comes after its arguments.
     #[inline(always)]
@@ -343,12 +349,6 @@ impl Sock {
         // SAFETY: the caller's promise; verifiers let programs with CAP_PERFMON
         // store pointers in maps.
         unsafe { ptr::write_volatile(place, self.0.as_ptr() as u64) };
-    }
-
-    /// The low half of its address: tells two live sockets apart.
-    #[inline(always)]
-    pub(crate) fn low_half(self) -> u32 {
-        low_half(self.0.as_ptr())
     }
 
     /// The full TCP socket; `None` for TIME_WAIT, request and MPTCP sockets.

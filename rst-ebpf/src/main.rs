@@ -5,7 +5,8 @@
 //! of sockets, `inet_sk_error_report` for connections that die of silence;
 //! `kfree_skb` for resets that change nothing;
 //! fexit `inet_csk_accept` for who accepts, where the kernel allows it; the functions
-//! of [`functions`] for resets that no tracepoint shows; and
+//! of [`functions`] for resets that no tracepoint shows, and those of [`arrival`] for the
+//! segments' headers; and
 //! `iter/task_file` once, for the sockets there are at the start. No policy lives
 //! here: what a reset means is decided by `rst_common::classify`.
 #![no_std]
@@ -41,8 +42,8 @@ mod tuple;
 
 use aya_ebpf::{
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns},
-    macros::{btf_tracepoint, fentry, fexit, raw_tracepoint},
-    programs::{BtfTracePointContext, FEntryContext, FExitContext, RawTracePointContext},
+    macros::{btf_tracepoint, fexit, raw_tracepoint},
+    programs::{BtfTracePointContext, FExitContext, RawTracePointContext},
 };
 use rst_common::{
     cause::{Cause, Direction, Origin, Role, ends_connection, has_gap},
@@ -342,34 +343,6 @@ pub fn inet_csk_accept(ctx: FExitContext) -> i32 {
 #[fexit(function = "inet_csk_accept")]
 pub fn inet_csk_accept_4(ctx: FExitContext) -> i32 {
     accept(&ctx, ACCEPT_ARGS_BEFORE);
-    0
-}
-
-/// From 5.11 on: `(sk, skb)`. The reset itself; `tcp_receive_reset` comes next.
-#[fentry(function = "tcp_reset")]
-pub fn tcp_reset(ctx: FEntryContext) -> i32 {
-    if let (Some(sk), Some(skb)) = (Sock::from_arg(&ctx, 0), Skb::from_arg(&ctx, 1)) {
-        arrival::note(sk, skb, true);
-    }
-    0
-}
-
-/// `(sk, skb)` in every version: the answer to our SYN.
-#[fentry(function = "tcp_finish_connect")]
-pub fn tcp_finish_connect(ctx: FEntryContext) -> i32 {
-    if let (Some(sk), Some(skb)) = (Sock::from_arg(&ctx, 0), Skb::from_arg(&ctx, 1)) {
-        arrival::note(sk, skb, false);
-    }
-    0
-}
-
-/// `(parent, child, skb)` in every version: the segment that completes the handshake
-/// of a connection to a listener.
-#[fentry(function = "tcp_child_process")]
-pub fn tcp_child_process(ctx: FEntryContext) -> i32 {
-    if let (Some(sk), Some(skb)) = (Sock::from_arg(&ctx, 1), Skb::from_arg(&ctx, 2)) {
-        arrival::note(sk, skb, false);
-    }
     0
 }
 

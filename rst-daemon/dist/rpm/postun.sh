@@ -5,3 +5,7 @@ if [ -d /run/systemd/system ]; then
         systemctl try-restart rst-daemon.service || :
     fi
 fi
+# Removed, not upgraded: the counts go with it.
+if [ "$1" -eq 0 ]; then
+    rm -rf /sys/fs/bpf/rst
+fi

@@ -54,7 +54,7 @@ impl Hook {
         let program = (probe.program)(layout).ok_or(match probe.kind {
             Kind::Function { .. } => Verdict::NotNeeded,
             Kind::Tracepoint
-            | Kind::Entry
+            | Kind::Entry { .. }
             | Kind::Return
             | Kind::ModuleFunction { .. }
             | Kind::Iterator => Verdict::NotHere,
@@ -70,10 +70,9 @@ impl Hook {
         };
         let result = match probe.kind {
             Kind::Tracepoint => attach_tracepoint(ebpf, name, program, btf),
-            Kind::Entry => attach_entry(ebpf, name, program, btf),
             Kind::Return => attach_return(ebpf, name, program, btf),
             Kind::Iterator => run_iterator(ebpf, name, program, btf),
-            Kind::Function { kprobe } => {
+            Kind::Entry { kprobe } | Kind::Function { kprobe } => {
                 let programs = [program, kprobe];
                 let (program, link) = functions::attach(ebpf, name, programs, btf, host)?;
                 hook.program = program;
@@ -260,7 +259,7 @@ impl Hooks {
                 continue;
             }
             let result = match (hook.link.take(), keep) {
-                (None, true) => again(ebpf, hook.program, probe.kind).map(|link| hook.link = link),
+                (None, true) => again(ebpf, hook.program, probe).map(|link| hook.link = link),
                 (Some(link), false) => detach(ebpf, hook.program, link),
                 (link, _) => {
                     hook.link = link;
@@ -278,19 +277,26 @@ impl Hooks {
 }
 
 /// Attaches a program that is loaded.
-fn again(ebpf: &mut Ebpf, program: &'static str, kind: Kind) -> Result<Option<Link>, ProgramError> {
-    let program = find(ebpf, program)?;
-    Ok(match kind {
+fn again(
+    ebpf: &mut Ebpf,
+    program: &'static str,
+    probe: &Probe,
+) -> Result<Option<Link>, ProgramError> {
+    let found = find(ebpf, program)?;
+    Ok(match probe.kind {
         Kind::Tracepoint => {
-            let program: &mut BtfTracePoint = program.try_into()?;
+            let program: &mut BtfTracePoint = found.try_into()?;
             Some(Link::Tracepoint(program.attach()?))
         }
-        Kind::Entry => {
-            let program: &mut FEntry = program.try_into()?;
+        Kind::Entry { kprobe } if kprobe == program => {
+            Some(functions::attach_kprobe(ebpf, probe.name, program)?)
+        }
+        Kind::Entry { .. } => {
+            let program: &mut FEntry = found.try_into()?;
             Some(Link::Entry(program.attach()?))
         }
         Kind::Return => {
-            let program: &mut FExit = program.try_into()?;
+            let program: &mut FExit = found.try_into()?;
             Some(Link::Return(program.attach()?))
         }
         Kind::Function { .. } | Kind::ModuleFunction { .. } | Kind::Iterator => None,

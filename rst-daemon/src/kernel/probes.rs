@@ -22,12 +22,16 @@ pub struct Probe {
 pub(super) enum Kind {
     /// A tracepoint, by its BTF (tp_btf).
     Tracepoint,
-    /// The entry of a function (fentry).
-    Entry,
+    /// The call of a function that tells more of what others count (fentry), or where that
+    /// is refused a kprobe by another program.
+    Entry {
+        /// That program.
+        kprobe: &'static str,
+    },
     /// The return of a function (fexit).
     Return,
-    /// The call of a function (fentry), or where that is refused a kprobe by another
-    /// program.
+    /// The call of a function that resets are counted through, likewise. A kernel without
+    /// a program for it needs none.
     Function {
         /// That program.
         kprobe: &'static str,
@@ -174,7 +178,9 @@ pub const PROBES: &[Probe] = &[
         required: false,
         shows: "the header of the resets this host receives (since Linux 5.11)",
         when: "BTF has the function tcp_reset with its segment",
-        kind: Kind::Entry,
+        kind: Kind::Entry {
+            kprobe: "tcp_reset_kprobe",
+        },
         program: |kernel| (kernel.reset_args? == 2).then_some("tcp_reset"),
     },
     Probe {
@@ -182,7 +188,9 @@ pub const PROBES: &[Probe] = &[
         required: false,
         shows: "how far away a server is, to tell forged resets from its own (since Linux 5.11)",
         when: "BTF has the function tcp_reset with its segment",
-        kind: Kind::Entry,
+        kind: Kind::Entry {
+            kprobe: "tcp_finish_connect_kprobe",
+        },
         program: |kernel| (kernel.reset_args? == 2).then_some("tcp_finish_connect"),
     },
     Probe {
@@ -190,7 +198,9 @@ pub const PROBES: &[Probe] = &[
         required: false,
         shows: "how far away a client is, to tell forged resets from its own (since Linux 5.11)",
         when: "BTF has the function tcp_reset with its segment",
-        kind: Kind::Entry,
+        kind: Kind::Entry {
+            kprobe: "tcp_child_process_kprobe",
+        },
         program: |kernel| (kernel.reset_args? == 2).then_some("tcp_child_process"),
     },
     Probe {

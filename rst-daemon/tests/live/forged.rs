@@ -36,7 +36,7 @@ fn lab(test: &str) -> Option<Lab> {
     let lab = Lab::start(test, &[TUN], &[])?;
     let probe = [("probe", "tcp_reset")];
     if lab.before().sum(&Scrape::nothing(), "rst_probe_up", &probe) == 0 {
-        skipped(test, "this kernel allows no fentry of tcp_reset");
+        skipped(test, "this kernel allows no probe of tcp_reset");
         return None;
     }
     Some(lab)

@@ -67,6 +67,9 @@ five() {
         [ "$(value '^rst_unaccounted_resets$')" = 0 ]
 }
 
+# keeps COUNT: whether no more are counted than there were, and no fewer.
+keeps() { scrape && [ "$(value "$received")" = "$1" ]; }
+
 is_active() { [ "$(show ActiveState)" = active ]; }
 is_ready() { is_active && get /readyz | head -n 1 | grep -q ' 200 '; }
 # status FIELD VALUE: of the daemon's process.
@@ -120,9 +123,13 @@ check "and told" until_true at rst_config_last_reload_successful 1
 check "it is the same process" [ "$(show MainPID)" = "$pid" ]
 check "never restarted" [ "$(show NRestarts)" = 0 ]
 
+scrape
+counted=$(value "$received")
 kill -STOP "$pid"
 check "a daemon that stands still is killed and started again" until_true restarted 1
 check "by the watchdog" logged "Watchdog timeout"
+check "its counts go on" keeps "$counted"
+check "in a place of its own" owned /sys/fs/bpf/rst "700 rst rst"
 check "and counts" five
 check "no system call was fatal" no_kill
 
@@ -152,7 +159,7 @@ check "of itself" [ "$(show Result)" = success ]
 check "leaves nothing in /run" fails test -e /run/rst
 
 # The package: all of the above goes, and comes back by it.
-rm -r /usr/bin/rst /usr/lib/systemd/system/$unit /etc/systemd/system/$unit.d /etc/rst /var/lib/rst
+rm -r /sys/fs/bpf/rst /usr/bin/rst /usr/lib/systemd/system/$unit /etc/systemd/system/$unit.d /etc/rst /var/lib/rst
 rm /etc/systemd/system/multi-user.target.wants/$unit
 userdel rst
 systemctl daemon-reload
@@ -169,18 +176,21 @@ check "resets are counted" five
 sed -i 's/^max_cpu_percent.*/max_cpu_percent = 100/; s/^idle_ms.*/idle_ms = 20000/' /etc/rst/rst.toml
 check "its settings are edited and reloaded" systemctl reload $unit
 check "and taken over" until_true logged "the settings were read again; changed: idle_ms, max_cpu_percent"
+scrape
+counted=$(value "$received")
 pid=$(show MainPID)
 version=$(dpkg-query --show --showformat='${Version}' rst)
 check "the next package is installed over it" quietly dpkg --install /next.deb
 check "is another version" fails is_version "$version"
 check "starts the service anew" until_true is_another "$pid"
+check "counts go on" keeps "$counted"
 check "keeps the settings" quietly grep '^idle_ms = 20000' /etc/rst/rst.toml
 check "resets are counted" five
 check "the package is removed" quietly dpkg --remove rst
 check "the service is stopped" fails is_active
 check "settings and store stay" quietly ls /etc/rst/rst.toml /var/lib/rst/rst.db
 check "the package is purged" quietly dpkg --purge rst
-check "nothing stays" gone /usr/bin/rst /etc/rst /var/lib/rst /run/rst /usr/lib/systemd/system/$unit /etc/systemd/system/$unit
+check "nothing stays" gone /usr/bin/rst /etc/rst /var/lib/rst /run/rst /sys/fs/bpf/rst /usr/lib/systemd/system/$unit /etc/systemd/system/$unit
 check "nothing is enabled" fails systemctl is-enabled $unit
 check "but the user, whose number must not become another's" quietly id rst
 
