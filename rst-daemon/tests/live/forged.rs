@@ -14,7 +14,8 @@ use crate::lab::{Lab, skipped};
 use crate::line::TUN;
 use crate::metrics::Scrape;
 use crate::netns::Family;
-use crate::tcp;
+use crate::router::{Routed, SERVER_DEVICE};
+use crate::tcp::{self, Pair};
 use crate::wire::{PORT, SEQUENCE, Segment, Wire};
 
 /// How far away the peer is.
@@ -143,4 +144,75 @@ fn reset_of_a_server() {
         }
     }
     lab.finish(&expected);
+}
+
+/// Who resets a connection through a router.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    /// The server.
+    Server,
+    /// The router, in its name.
+    Router,
+}
+
+/// What the server's segments begin with at the handshake and later; who resets; how far
+/// the reset's time to live is from the handshake's, and what is made of it.
+const ROUTED: [(u8, u8, By, i16, &str, u8); 4] = [
+    // As it should be.
+    (64, 64, By::Server, 0, "peer_abort", 0),
+    // The way has become two hops longer.
+    (64, 62, By::Server, -2, "peer_abort", 1),
+    // The router answers for a server behind it, as balancers do.
+    (64, 64, By::Router, 1, "peer_abort", 1),
+    // It is nearer than the server by far.
+    (50, 50, By::Router, 15, "forged", 3),
+];
+
+/// A router on the way takes one from the time to live of what it forwards. What it sends
+/// itself in the server's name has its own.
+#[test]
+fn resets_through_a_router() {
+    let Some(lab) = lab("resets_through_a_router") else {
+        return;
+    };
+    let routed = Routed::new(&lab);
+    let begin_with = |ttl: u8| {
+        routed.server.set("ipv4/ip_default_ttl", ttl.into());
+        let device = format!("ipv6/conf/{SERVER_DEVICE}/hop_limit");
+        routed.server.set(&device, ttl.into());
+    };
+    let mut expected = Vec::new();
+    for (handshake, later, by, distance, cause, score) in ROUTED {
+        for ends in routed.ends {
+            begin_with(handshake);
+            let mut pair = Pair::across(&lab.netns, &routed.server, ends);
+            pair.ask(b"question");
+            pair.answer(b"answer");
+            pair.ask(b"another");
+            begin_with(later);
+            match by {
+                By::Server => tcp::abort(pair.server),
+                By::Router => {
+                    let reset = Segment {
+                        from: pair.server_end,
+                        to: pair.client_end,
+                        sequence: tcp::next_received(&pair.client),
+                        acknowledged: 0,
+                        flags: flag::RST | flag::ACK,
+                    };
+                    routed.router.inside(|| reset.inject(64));
+                    tcp::vanish(pair.server);
+                }
+            }
+            tcp::wait_error(&pair.client);
+            let verdict_of = [cause, "connection_broken", "client"];
+            let mut told = verdict("received", pair.client_end, pair.server_end, verdict_of);
+            let at_handshake = handshake - 1;
+            let ttl = i16::from(at_handshake) + distance;
+            told["packet"] = json!({"ttl": ttl});
+            told["forgery"] = json!({"score": score, "handshake_ttl": at_handshake});
+            expected.push(told);
+        }
+    }
+    lab.finish_with(&expected, |event| event["direction"] == "sent");
 }

@@ -71,6 +71,13 @@ impl Netns {
         ip(&[&["-n", &self.name], args].concat());
     }
 
+    /// Sets one of its settings below `/proc/sys/net`.
+    pub(crate) fn set(&self, setting: &str, value: u64) {
+        let path = format!("/proc/sys/net/{setting}");
+        self.inside(|| std::fs::write(&path, value.to_string()))
+            .unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+
     /// Joins it with another by a veth pair. Clients are here, servers there;
     /// `number` sets the subnets apart.
     pub(crate) fn join(&self, other: &Self, number: u8) -> [Family; 2] {

@@ -24,15 +24,19 @@ const RULES: &str = "table inet router {
     }
 }";
 
-/// The router and the server behind it; the client is in the lab's namespace.
-struct Site {
-    _router: Netns,
-    server: Netns,
-    ends: [Family; 2],
+/// A router and a server behind it; the client is in the lab's namespace.
+pub(crate) struct Routed {
+    pub(crate) router: Netns,
+    pub(crate) server: Netns,
+    pub(crate) ends: [Family; 2],
 }
 
-impl Site {
-    fn new(lab: &Lab) -> Self {
+/// The server's device.
+pub(crate) const SERVER_DEVICE: &str = "far2";
+
+impl Routed {
+    /// A router that does nothing but forward.
+    pub(crate) fn new(lab: &Lab) -> Self {
         let (router, server) = (lab.another(), lab.another());
         let near = lab.netns.join(&router, 1);
         let far = router.join(&server, 2);
@@ -43,34 +47,40 @@ impl Site {
             let to_router = far.client.to_string();
             server.ip(&["route", "add", "default", "via", &to_router]);
         }
-        router.inside(|| {
-            let set = |name: &str, value: u64| {
-                std::fs::write(format!("/proc/sys/net/{name}"), value.to_string()).unwrap();
-            };
-            set("ipv4/ip_forward", 1);
-            set("ipv6/conf/all/forwarding", 1);
-            set("netfilter/nf_conntrack_tcp_timeout_established", MEMORY);
-            set("netfilter/nf_conntrack_tcp_loose", 0);
-        });
-        let nft = find_program("nft").expect("checked before");
-        let mut nft: Command = router.command(nft);
-        let output = nft.arg(RULES).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
+        router.set("ipv4/ip_forward", 1);
+        router.set("ipv6/conf/all/forwarding", 1);
         let ends = [0, 1].map(|family| Family {
             server: far[family].server,
             client: near[family].client,
         });
         Self {
-            _router: router,
+            router,
             server,
             ends,
         }
     }
+}
+
+/// A router that forgets.
+struct Site(Routed);
+
+impl Site {
+    fn new(lab: &Lab) -> Self {
+        let routed = Routed::new(lab);
+        let router = &routed.router;
+        router.set("netfilter/nf_conntrack_tcp_timeout_established", MEMORY);
+        router.set("netfilter/nf_conntrack_tcp_loose", 0);
+        let nft = find_program("nft").expect("checked before");
+        let mut nft: Command = router.command(nft);
+        let output = nft.arg(RULES).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        Self(routed)
+    }
 
     /// Connections that have been used.
     fn pool(&self, lab: &Lab) -> [Pair; 2] {
-        self.ends.map(|ends| {
-            let mut pair = Pair::across(&lab.netns, &self.server, ends);
+        self.0.ends.map(|ends| {
+            let mut pair = Pair::across(&lab.netns, &self.0.server, ends);
             pair.ask(b"question");
             pair.answer(b"answer");
             pair

@@ -212,6 +212,32 @@ fn info(socket: &TcpStream) -> libc::tcp_info {
     info
 }
 
+/// The sequence number that the socket waits for.
+pub(crate) fn next_received(socket: &TcpStream) -> u32 {
+    set_option(socket, libc::TCP_REPAIR, 1);
+    set_option(socket, libc::TCP_REPAIR_QUEUE, TCP_RECV_QUEUE);
+    let mut number = 0u32;
+    let mut len = libc::socklen_t::try_from(size_of_val(&number)).unwrap();
+    // SAFETY: the buffer is as long as `len` says; the kernel writes no more.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_QUEUE_SEQ,
+            (&raw mut number).cast(),
+            &raw mut len,
+        )
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    set_option(socket, libc::TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
+    number
+}
+
+/// `include/uapi/linux/tcp.h`.
+const TCP_RECV_QUEUE: i32 = 1;
+/// Likewise: it ends without a probe of the window.
+const TCP_REPAIR_OFF_NO_WP: i32 = -1;
+
 /// Sets an integer option of TCP.
 pub(crate) fn set_option(socket: impl AsFd, option: i32, value: i32) {
     let len = libc::socklen_t::try_from(size_of_val(&value)).unwrap();

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
 
+use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto};
+
 use crate::collect::wait_until;
 use crate::lab::Lab;
 use crate::line::tun;
@@ -72,6 +74,22 @@ impl Wire {
 }
 
 impl Segment {
+    /// Sends it from this namespace, whoever's address it comes from.
+    pub(crate) fn inject(self, ttl: u8) {
+        let family = if self.to.is_ipv4() {
+            AddressFamily::INET
+        } else {
+            AddressFamily::INET6
+        };
+        let socket = rustix::net::socket(family, SocketType::RAW, Some(ipproto::RAW)).unwrap();
+        let mut to = self.to;
+        // Raw sockets have no ports.
+        to.set_port(0);
+        let packet = self.packet(ttl);
+        let sent = rustix::net::sendto(&socket, &packet, SendFlags::empty(), &to).unwrap();
+        assert_eq!(sent, packet.len());
+    }
+
     /// An IP packet with nothing but TCP's header in it.
     fn packet(self, ttl: u8) -> Vec<u8> {
         let mut header = Vec::new();

@@ -72,7 +72,11 @@ pub(crate) const GROUPS: &[Group] = &[
     },
     Group {
         name: "forged",
-        tests: &["forged::reset_of_a_client", "forged::reset_of_a_server"],
+        tests: &[
+            "forged::reset_of_a_client",
+            "forged::reset_of_a_server",
+            "forged::resets_through_a_router",
+        ],
     },
     Group {
         name: "owners",
