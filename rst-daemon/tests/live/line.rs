@@ -90,7 +90,8 @@ pub(crate) fn tun(name: &str) -> File {
     // SAFETY: integers alone, for which zero is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
+        // Signed on some architectures.
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     let flags = libc::IFF_TUN | libc::IFF_NO_PI;
     request.ifr_ifru.ifru_flags = flags.try_into().expect("both fit");

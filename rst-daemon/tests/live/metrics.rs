@@ -13,6 +13,7 @@ use rst_common::history::BUCKETS;
 use serde_json::Value;
 
 use crate::collect::DEADLINE;
+use crate::pace;
 
 /// Labels of one series.
 pub(crate) type Labels = BTreeMap<String, String>;
@@ -182,7 +183,7 @@ fn whole(value: f64) -> u64 {
 /// One HTTP request over a UNIX socket: status and body.
 pub(crate) fn get(socket: &Path, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_read_timeout(Some(pace::patience(DEADLINE)))?;
     write!(
         stream,
         "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
