@@ -31,7 +31,7 @@ pub(crate) const LLVM: &[&str] = &[
 pub(crate) struct Tool {
     /// Debian's package.
     pub(crate) package: &'static str,
-    /// The command that shows that it is there, whoever installed it.
+    /// The command, or a file by its path, that shows that it is there, whoever installed it.
     pub(crate) command: &'static str,
     /// What it is needed for.
     pub(crate) reason: &'static str,
@@ -272,6 +272,25 @@ pub(crate) const VM_TOOLS: &[Tool] = &[
     },
 ];
 
+/// What kernels of arm64 need beyond the kernel matrix.
+pub(crate) const CROSS_TOOLS: &[Tool] = &[
+    Tool {
+        package: "qemu-system-arm",
+        command: "qemu-system-aarch64",
+        reason: "an arm64 machine",
+    },
+    Tool {
+        package: "gcc-aarch64-linux-gnu",
+        command: "aarch64-linux-gnu-gcc",
+        reason: "linking for arm64, SQLite and ring",
+    },
+    Tool {
+        package: "libc6-dev-arm64-cross",
+        command: "/usr/aarch64-linux-gnu/lib/crt1.o",
+        reason: "the C library of arm64",
+    },
+];
+
 /// What the boot test needs beyond the kernel matrix.
 pub(crate) const BOOT_TOOLS: &[Tool] = &[Tool {
     package: "mmdebstrap",
@@ -304,7 +323,7 @@ fn not_installed(names: &[&'static str], listed: &str) -> Vec<&'static str> {
         .collect()
 }
 
-/// Whether a command is on the PATH or where system tools are kept.
+/// Whether a command is on the PATH or where system tools are kept; a path stands for itself.
 pub(crate) fn has_command(name: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)

@@ -10,8 +10,8 @@ use anyhow::{Result, bail, ensure};
 use crate::{
     packages,
     packages::{
-        BENCH_TOOLS, BOOT_TOOLS, FUZZ_TOOLS, MUSL_TOOLS, NoServices, PACKAGE_CRATES, PACKAGE_TOOLS,
-        TEST_TOOLS, Tool, VM_TOOLS,
+        BENCH_TOOLS, BOOT_TOOLS, CROSS_TOOLS, FUZZ_TOOLS, MUSL_TOOLS, NoServices, PACKAGE_CRATES,
+        PACKAGE_TOOLS, TEST_TOOLS, Tool, VM_TOOLS,
     },
     step::{Log, Step},
     toolchain,
@@ -131,6 +131,11 @@ pub(crate) fn ensure_bench_tools() -> Result<()> {
 /// Installs what the kernel matrix needs; an error where that can't be done.
 pub(crate) fn ensure_vm_tools() -> Result<()> {
     require_tools(VM_TOOLS, "the kernel matrix")
+}
+
+/// Installs what kernels of arm64 need; an error where that can't be done.
+pub(crate) fn ensure_cross_tools() -> Result<()> {
+    require_tools(CROSS_TOOLS, "a kernel of arm64")
 }
 
 /// Installs what the boot test needs; an error where that can't be done.

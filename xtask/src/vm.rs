@@ -1,7 +1,10 @@
 //! `cargo xtask vm`: the kernel matrix. Debian's kernels boot under QEMU, and a choice of the
 //! live tests ([`groups`]) runs in each, with the same expectations.
 
+mod apt;
+mod arch;
 mod boot;
+mod cross;
 mod fetch;
 mod groups;
 mod guest;
@@ -23,11 +26,12 @@ use clap::Args;
 use serde_json::Value;
 
 use self::{
+    arch::Arch,
     fetch::Kernel,
-    initramfs::{Base, Binaries},
+    initramfs::{Base, Binaries, System},
     report::Row,
 };
-use crate::{cargo, interrupt, setup};
+use crate::{cargo, interrupt, setup, toolchain::Toolchain};
 
 pub(crate) use self::{fetch::output, report::Tally};
 
@@ -40,7 +44,8 @@ const SERIES: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", release::NEWEST];
 /// Which kernels.
 #[derive(Args, Default)]
 pub(crate) struct Options {
-    /// Series such as 6.12, or `newest`; five of them where none is named
+    /// Series such as 6.12, or `newest`; five of them where none is named. With `-arm64` at the
+    /// end on such a processor: 6.12-arm64
     series: Vec<String>,
     /// Boot Debian's systemd with the unit file instead, and put the service to the test
     #[arg(long)]
@@ -64,7 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Runs the matrix, prints it, and says how many tests went how.
 pub(crate) fn matrix(options: &Options) -> Result<Tally> {
-    setup::ensure_build()?;
+    let toolchain = setup::ensure_build()?;
     setup::ensure_vm_tools()?;
     interrupt::install()?;
     let begin = Instant::now();
@@ -72,15 +77,12 @@ pub(crate) fn matrix(options: &Options) -> Result<Tally> {
     if series.is_empty() {
         series = SERIES.map(str::to_owned).into();
     }
-    let binaries = build()?;
-    let listed = output(Command::new(&binaries.live).arg("--list"))?;
-    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let unknown = groups::unknown(&listed);
-    ensure!(
-        unknown.is_empty(),
-        "xtask/src/vm/groups.rs names live tests that are not there: {}",
-        unknown.join(", ")
-    );
+    let mut bases = Vec::new();
+    for arch in Arch::ALL {
+        if series.iter().any(|series| Arch::of(series).0 == arch) {
+            bases.push((arch, base(arch, toolchain, options.update)?));
+        }
+    }
     let kernels = fetch::kernels(&series, options.update)?;
     let prepared = begin.elapsed();
     eprintln!(
@@ -88,26 +90,46 @@ pub(crate) fn matrix(options: &Options) -> Result<Tally> {
         prepared.as_secs_f32()
     );
 
-    let base = Base::new(&binaries)?;
-    let rows = run_all(series, kernels, &base)?;
+    let rows = run_all(series, kernels, &bases)?;
     println!("\n{}", report::table(&rows));
     println!("{}", report::notes(&rows));
-    let all = listed
-        .lines()
-        .filter(|line| line.ends_with(": test"))
-        .count();
     println!(
-        "{} of {all} live tests ran on each kernel, in {:.0} s; the others need server programs or \
-         time, and run on the host alone",
+        "{} live tests ran on each kernel, in {:.0} s; the others need server programs or time, and \
+         run on the host alone",
         groups::tests().count(),
         begin.elapsed().as_secs_f32()
     );
     Ok(report::tally(&rows))
 }
 
-/// Builds the live tests and the binary they run.
-fn build() -> Result<Binaries> {
-    let mut command = cargo("test");
+/// What all guests of an architecture share.
+fn base(arch: Arch, toolchain: Toolchain, update: bool) -> Result<Base> {
+    let (binaries, system) = match arch {
+        Arch::Amd64 => {
+            let binaries = build(cargo("test"))?;
+            check_groups(&binaries)?;
+            (binaries, System::host())
+        }
+        // A test that is not there would be one without a result, a failure.
+        Arch::Arm64 => cross::build(toolchain, update)?,
+    };
+    Base::new(&binaries, &system)
+}
+
+/// Whether every test that is to run is there.
+fn check_groups(binaries: &Binaries) -> Result<()> {
+    let listed = output(Command::new(&binaries.live).arg("--list"))?;
+    let unknown = groups::unknown(&String::from_utf8_lossy(&listed.stdout));
+    ensure!(
+        unknown.is_empty(),
+        "xtask/src/vm/groups.rs names live tests that are not there: {}",
+        unknown.join(", ")
+    );
+    Ok(())
+}
+
+/// Builds the live tests and the binary they run, by this `cargo test`.
+fn build(mut command: Command) -> Result<Binaries> {
     command.args(["--package", "rst-daemon", "--test", "live", "--no-run"]);
     command.arg("--message-format=json-render-diagnostics");
     let built = command
@@ -133,7 +155,11 @@ pub(crate) fn executable(messages: &str, target: &str) -> Result<PathBuf> {
 }
 
 /// Runs the guests, one more at once than there are processors: they wait now and then.
-fn run_all(series: Vec<String>, kernels: Vec<Result<Kernel>>, base: &Base) -> Result<Vec<Row>> {
+fn run_all(
+    series: Vec<String>,
+    kernels: Vec<Result<Kernel>>,
+    bases: &[(Arch, Base)],
+) -> Result<Vec<Row>> {
     let at_once = thread::available_parallelism().map_or(1, usize::from) + 1;
     let mut rows: Vec<Option<Row>> = series.iter().map(|_| None).collect();
     let waiting = Mutex::new(rows.iter_mut().zip(series).zip(kernels));
@@ -150,7 +176,7 @@ fn run_all(series: Vec<String>, kernels: Vec<Result<Kernel>>, base: &Base) -> Re
                     if interrupt::raised() {
                         return;
                     }
-                    *row = Some(one(series, kernel, base));
+                    *row = Some(one(series, kernel, bases));
                 }
             });
         }
@@ -159,7 +185,7 @@ fn run_all(series: Vec<String>, kernels: Vec<Result<Kernel>>, base: &Base) -> Re
     Ok(rows.into_iter().flatten().collect())
 }
 
-fn one(series: String, kernel: Result<Kernel>, base: &Base) -> Row {
+fn one(series: String, kernel: Result<Kernel>, bases: &[(Arch, Base)]) -> Row {
     let kernel = match kernel {
         Ok(kernel) => kernel,
         Err(error) => {
@@ -170,7 +196,11 @@ fn one(series: String, kernel: Result<Kernel>, base: &Base) -> Row {
             };
         }
     };
-    let outcome = guest::run(&kernel, base).map_err(|error| format!("{error:#}"));
+    let base = bases.iter().find(|(arch, _)| *arch == kernel.arch);
+    let outcome = base
+        .with_context(|| format!("nothing is built for {}", kernel.arch.debian()))
+        .and_then(|(_, base)| guest::run(&kernel, base))
+        .map_err(|error| format!("{error:#}"));
     if let Ok(outcome) = &outcome {
         eprintln!(
             "  Linux {} .. {:.0} s",

@@ -14,6 +14,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
+    apt,
+    arch::Arch,
     fetch::{self, Kernel, output},
     guest::Guest,
     initramfs::{archive, write_program},
@@ -63,6 +65,12 @@ const SETTINGS: &str = "max_cpu_percent = 100\nidle_ms = 20000\n";
 
 /// `cargo xtask vm --boot`.
 pub(super) fn run(series: &[String], update: bool) -> Result<()> {
+    ensure!(
+        series
+            .iter()
+            .all(|series| Arch::of(series).0 == Arch::Amd64),
+        "the boot test is for amd64 alone"
+    );
     setup::ensure_build()?;
     setup::ensure_boot_tools()?;
     setup::ensure_package_tools()?;
@@ -166,7 +174,7 @@ pub(crate) fn debian(update: bool) -> Result<PathBuf> {
             command.arg(format!("--dpkgopt=path-exclude={path}"));
         }
         command.arg(SUITE).arg(&root);
-        command.arg(format!("deb {} {SUITE} main", fetch::debian()?));
+        command.arg(format!("deb {} {SUITE} main", apt::debian()?));
         output(&mut command)?;
         for gone in ["var/lib/apt/lists", "var/cache/apt"] {
             fs::remove_dir_all(root.join(gone))?;

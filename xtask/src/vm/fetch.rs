@@ -1,7 +1,7 @@
 //! Debian's kernels, fetched once into a cache outside the repository.
 //!
-//! They come from the archives that this machine's apt uses, from other releases of Debian, with
-//! package lists of their own: nothing is installed, and apt's lists stay as they are.
+//! They come from the archives that this machine's apt uses, from other releases of Debian
+//! ([`super::apt`]).
 
 use std::{
     env, fs, io,
@@ -13,17 +13,14 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
 
-use super::release::{self, Release};
+use super::{
+    apt::Apt,
+    arch::Arch,
+    release::{self, Release},
+};
 
 /// In the user's cache. The number changes with what is kept of a kernel.
 const CACHE: &str = "rst/kernels-1";
-
-/// Releases of Debian with kernels that are still maintained: in the security archive, and in the
-/// main one.
-const SECURITY_SUITES: [&str; 2] = ["bullseye-security", "bookworm-security"];
-const SUITES: [&str; 1] = ["trixie-backports"];
-
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Modules that the tests need where they are not built in: veth pairs, TUN devices, `ss -K`.
 const MODULES: [&str; 3] = ["veth", "tun", "tcp_diag"];
@@ -31,6 +28,7 @@ const MODULES: [&str; 3] = ["veth", "tun", "tcp_diag"];
 /// A kernel in the cache.
 #[derive(Clone, Debug)]
 pub(crate) struct Kernel {
+    pub(crate) arch: Arch,
     /// As `uname -r` has it.
     pub(crate) release: String,
     /// `vmlinuz`, and `modules` with what the tests need, in the order of their names.
@@ -41,21 +39,26 @@ pub(crate) struct Kernel {
 /// they are unless `update`.
 pub(crate) fn kernels(series: &[String], update: bool) -> Result<Vec<Result<Kernel>>> {
     let cache = Cache::open()?;
-    if update || series.iter().any(|series| cache.find(series).is_none()) {
-        cache.refresh()?;
-        let listed = cache.packages()?;
-        let packages: Vec<&str> = listed.lines().collect();
-        let obtained = series.iter().map(|series| match cache.find(series) {
-            Some(kernel) if !update => Ok(kernel),
-            _ => cache.fetch(series, &packages),
-        });
-        return Ok(obtained.collect());
+    // Read for those architectures alone that lack something.
+    let mut lists = Vec::new();
+    for arch in Arch::ALL {
+        let mut of_it = series.iter().filter(|series| Arch::of(series).0 == arch);
+        if of_it.any(|series| update || cache.find(series).is_none()) {
+            let apt = cache.apt(arch)?;
+            apt.refresh()?;
+            lists.push((arch, apt.names("linux-")?, apt));
+        }
     }
-    let cached = series.iter().map(|series| {
-        let kernel = cache.find(series);
-        kernel.with_context(|| format!("{series} has gone from the cache"))
+    let obtained = series.iter().map(|series| match cache.find(series) {
+        Some(kernel) if !update => Ok(kernel),
+        _ => {
+            let lists = lists.iter().find(|lists| lists.0 == Arch::of(series).0);
+            let (_, names, apt) =
+                lists.with_context(|| format!("{series} has gone from the cache"))?;
+            cache.fetch(series, names, apt)
+        }
     });
-    Ok(cached.collect())
+    Ok(obtained.collect())
 }
 
 /// Where the user's caches are.
@@ -67,18 +70,17 @@ pub(super) fn cache_base() -> Result<PathBuf> {
         .context("neither XDG_CACHE_HOME nor HOME is set")
 }
 
-struct Cache {
+/// What is kept of Debian. One xtask at a time has it.
+pub(super) struct Cache {
     dir: PathBuf,
-    /// One xtask at a time changes it.
     _lock: fs::File,
 }
 
 impl Cache {
-    fn open() -> Result<Self> {
+    pub(super) fn open() -> Result<Self> {
         let dir = cache_base()?.join(CACHE);
         let open = || {
-            fs::create_dir_all(dir.join("apt/lists/partial"))?;
-            fs::create_dir_all(dir.join("apt/archives/partial"))?;
+            fs::create_dir_all(&dir)?;
             let lock = fs::File::open(&dir)?;
             flock(&lock, FlockOperation::LockExclusive)?;
             io::Result::Ok(lock)
@@ -87,22 +89,70 @@ impl Cache {
         Ok(Self { dir, _lock: lock })
     }
 
+    /// apt for an architecture.
+    pub(super) fn apt(&self, arch: Arch) -> Result<Apt> {
+        let dir = match arch {
+            Arch::Amd64 => "apt",
+            Arch::Arm64 => "apt-arm64",
+        };
+        Apt::new(self.dir.join(dir), arch)
+    }
+
+    /// Whether there is a directory of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.dir.join(name).is_dir()
+    }
+
+    /// The directory of this name, made by `fill` where it is not there or `anew`.
+    pub(super) fn directory(
+        &self,
+        name: &str,
+        anew: bool,
+        fill: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let dir = self.dir.join(name);
+        if anew || !dir.is_dir() {
+            let work = self.work()?;
+            fill(&work)?;
+            if dir.is_dir() {
+                fs::remove_dir_all(&dir)?;
+            }
+            fs::rename(work, &dir)?;
+        }
+        Ok(dir)
+    }
+
+    /// An empty directory.
+    fn work(&self) -> Result<PathBuf> {
+        let work = self.dir.join("work");
+        if work.exists() {
+            // Left behind by one that was killed.
+            fs::remove_dir_all(&work)?;
+        }
+        fs::create_dir(&work)?;
+        Ok(work)
+    }
+
     /// A series is a link to its newest release.
     fn find(&self, series: &str) -> Option<Kernel> {
         let release = fs::read_link(self.dir.join(series)).ok()?;
         let dir = self.dir.join(&release);
         dir.join("vmlinuz").is_file().then(|| Kernel {
+            arch: Arch::of(series).0,
             release: release.to_string_lossy().into_owned(),
             dir,
         })
     }
 
-    fn fetch(&self, series: &str, packages: &[&str]) -> Result<Kernel> {
-        let release = release::choose(packages, series)
+    /// `names`: of the packages that there are.
+    fn fetch(&self, series: &str, names: &str, apt: &Apt) -> Result<Kernel> {
+        let packages: Vec<&str> = names.lines().collect();
+        let (arch, version) = Arch::of(series);
+        let release = release::choose(&packages, version, arch)
             .with_context(|| format!("Debian has no kernel {series} for cloud machines now"))?;
         if !self.dir.join(&release.name).is_dir() {
             eprintln!("  fetch Linux {} ..", release.name);
-            self.unpack(&release)
+            self.unpack(&release, apt)
                 .with_context(|| format!("cannot fetch Linux {}", release.name))?;
         }
         let link = self.dir.join(series);
@@ -115,26 +165,11 @@ impl Cache {
     }
 
     /// Downloads and unpacks a release, and keeps of it what is needed.
-    fn unpack(&self, release: &Release) -> Result<()> {
-        let work = self.dir.join("work");
-        if work.exists() {
-            // Left behind by one that was killed.
-            fs::remove_dir_all(&work)?;
-        }
+    fn unpack(&self, release: &Release, apt: &Apt) -> Result<()> {
+        let work = self.work()?;
         let kept = work.join("kept");
         fs::create_dir_all(kept.join("modules"))?;
-        let mut download = self.apt("apt-get");
-        download.arg("download").args(&release.packages);
-        output(download.current_dir(&work))?;
-        for entry in fs::read_dir(&work)? {
-            let package = entry?.path();
-            if package
-                .extension()
-                .is_some_and(|extension| extension == "deb")
-            {
-                output(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&work))?;
-            }
-        }
+        apt.unpack(&release.packages, &work)?;
         // Newer ones have all of it below /usr.
         if work.join("usr/lib/modules").is_dir() {
             fs::create_dir_all(work.join("lib"))?;
@@ -170,87 +205,6 @@ impl Cache {
         fs::remove_dir_all(&work)?;
         Ok(())
     }
-
-    /// Reads the package lists.
-    fn refresh(&self) -> Result<()> {
-        let sources = sources(&archives()?)?;
-        fs::write(self.dir.join("apt/sources.list"), sources)?;
-        eprintln!("  read Debian's lists of kernels ..");
-        output(self.apt("apt-get").arg("update"))?;
-        Ok(())
-    }
-
-    fn packages(&self) -> Result<String> {
-        let names = output(self.apt("apt-cache").args(["pkgnames", "linux-"]))?;
-        Ok(String::from_utf8_lossy(&names.stdout).into_owned())
-    }
-
-    /// apt with sources and lists of its own, which knows of nothing that is installed.
-    fn apt(&self, program: &str) -> Command {
-        let apt = self.dir.join("apt");
-        let mut command = Command::new(program);
-        let mut set = |name: &str, value: &str| {
-            command.arg("-o").arg(format!("{name}={value}"));
-        };
-        set("quiet", "2");
-        set("APT::Architecture", "amd64");
-        set("APT::Architectures", "amd64");
-        set(
-            "Dir::Etc::sourcelist",
-            &apt.join("sources.list").to_string_lossy(),
-        );
-        set("Dir::Etc::sourceparts", "-");
-        set("Dir::State::lists", &apt.join("lists").to_string_lossy());
-        set("Dir::State::status", "/dev/null");
-        set("Dir::Cache", &apt.to_string_lossy());
-        set("APT::Sandbox::User", "root");
-        set("Acquire::Languages", "none");
-        set("Acquire::Retries", "3");
-        command
-    }
-}
-
-/// Where Debian's packages are: the archive that this machine's apt uses.
-pub(super) fn debian() -> Result<String> {
-    Ok(archive(&archives()?, "debian")?.to_owned())
-}
-
-/// The addresses of apt's archives, one a line.
-fn archives() -> Result<String> {
-    let listed = output(Command::new("apt-get").args([
-        "indextargets",
-        "--format",
-        "$(REPO_URI)",
-        "Created-By: Packages",
-    ]))?;
-    Ok(String::from_utf8_lossy(&listed.stdout).into_owned())
-}
-
-/// That of them with this name.
-fn archive<'a>(archives: &'a str, name: &str) -> Result<&'a str> {
-    let end = format!("/{name}/");
-    archives
-        .lines()
-        .find(|uri| uri.ends_with(&end))
-        .with_context(|| {
-            format!(
-                "apt has no archive `{name}`: the kernels are Debian's, add it to apt's sources"
-            )
-        })
-}
-
-/// apt's list of sources, from the addresses of the archives that this machine uses.
-fn sources(archives: &str) -> Result<String> {
-    let (security, main) = (
-        archive(archives, "debian-security")?,
-        archive(archives, "debian")?,
-    );
-    let line = |uri: &str, suite: &str| {
-        format!("deb [signed-by={KEYRING} arch=amd64] {uri} {suite} main\n")
-    };
-    let security = SECURITY_SUITES.map(|suite| line(security, suite));
-    let main = SUITES.map(|suite| line(main, suite));
-    Ok(security.into_iter().chain(main).collect())
 }
 
 /// The files of [`MODULES`] and of what they need, those that others need first.
@@ -302,25 +256,7 @@ pub(crate) fn output(command: &mut Command) -> Result<Output> {
 
 #[cfg(test)]
 mod tests {
-    use super::{load_order, sources};
-
-    #[test]
-    fn the_archives_of_this_machine_are_asked() {
-        let archives = "http://mirror/debian/\nhttp://other/\nhttp://mirror/debian-security/\n";
-        let sources = sources(archives).unwrap();
-        let uris: Vec<_> = sources
-            .lines()
-            .filter_map(|line| line.split(' ').nth(3))
-            .collect();
-        let security = "http://mirror/debian-security/";
-        assert_eq!(uris, [security, security, "http://mirror/debian/"]);
-    }
-
-    #[test]
-    fn another_distribution_is_told() {
-        let error = sources("http://mirror/ubuntu/\n").unwrap_err().to_string();
-        assert!(error.contains("debian-security"), "{error}");
-    }
+    use super::load_order;
 
     #[test]
     fn modules_come_after_what_they_need() {

@@ -98,27 +98,24 @@ impl Guest<'_> {
         let dir = Dir::new()?;
         let (initrd, console) = (dir.join("initrd"), dir.join("console"));
         fs::write(&initrd, archive)?;
-        let mut command = Command::new("qemu-system-x86_64");
+        let arch = kernel.arch;
+        let mut command = Command::new(arch.qemu());
         command
-            .args(["-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", memory])
+            .args(["-accel", "tcg", "-smp", "1", "-m", memory])
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
-            .args(["-display", "none", "-monitor", "none"])
-            .arg("-serial")
-            .arg(format!("file:{}", console.display()))
-            .args(["-serial", "stdio"])
+            .args(["-display", "none", "-monitor", "none"]);
+        arch.machine(&mut command, &format!("file:{}", console.display()));
+        command
             .arg("-kernel")
             .arg(kernel.dir.join("vmlinuz"))
             .arg("-initrd")
             .arg(&initrd)
-            // A busy host is late with the timer that the kernel checks, and then it panics.
             .arg("-append")
-            .arg(format!(
-                "console=ttyS0 quiet panic=-1 no_timer_check {append}"
-            ))
+            .arg(format!("{} quiet panic=-1 {append}", arch.append()))
             .stdout(Stdio::piped())
             .stderr(fs::File::create(dir.join("errors"))?);
         let begin = Instant::now();
-        let mut machine = Running::start("qemu-system-x86_64", &mut command)?;
+        let mut machine = Running::start(arch.qemu(), &mut command)?;
         let lines = lines(machine.stdout().context("qemu has no stdout")?);
 
         let logs = target_dir().join("vm");

@@ -16,7 +16,8 @@ for module in /modules/*; do
 done
 /usr/bin/ip link set lo up
 export RST_TEST_EMULATED=1
-exec > /dev/ttyS1 2>&1
+# What the kernel's command line says of the tests.
+exec > "/dev/$tests_tty" 2>&1
 echo GUEST-BEGINS
 /usr/bin/live --test-threads=1 --nocapture --exact $(cat /tests)
 echo "GUEST-ENDS $?"

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
+    arch::Arch,
     fetch::{Kernel, output},
     groups,
 };
@@ -33,7 +34,7 @@ pub(crate) struct Base {
 }
 
 impl Base {
-    pub(crate) fn new(binaries: &Binaries) -> Result<Self> {
+    pub(crate) fn new(binaries: &Binaries, system: &System) -> Result<Self> {
         let dir = Dir::new()?;
         let root = dir.path();
         fs::create_dir_all(root.join("usr/bin"))?;
@@ -43,10 +44,11 @@ impl Base {
             root.join("tests"),
             groups::tests().collect::<Vec<_>>().join("\n"),
         )?;
-        add(root, &find("busybox")?, Path::new("/bin/busybox"))?;
+        let busybox = system.find("busybox")?;
+        system.add(root, &busybox, Path::new("/bin/busybox"))?;
         for program in PROGRAMS {
-            let file = find(program)?;
-            add(root, &file, &Path::new("/usr/bin").join(program))?;
+            let file = system.find(program)?;
+            system.add(root, &file, &Path::new("/usr/bin").join(program))?;
         }
         // With what a debugger wants they are ten times as large.
         let stripped = Dir::new()?;
@@ -55,8 +57,9 @@ impl Base {
             (&binaries.rst, &binaries.rst),
         ] {
             let file = stripped.join("file");
-            output(Command::new("strip").arg("-o").arg(&file).arg(binary))?;
-            add(root, &file, to)?;
+            let strip = system.strip();
+            output(Command::new(strip).arg("-o").arg(&file).arg(binary))?;
+            system.add(root, &file, to)?;
         }
         Ok(Self {
             archive: archive(root)?,
@@ -76,24 +79,88 @@ impl Base {
     }
 }
 
-/// Where a program of this machine is.
-fn find(program: &str) -> Result<PathBuf> {
-    ["/usr/bin", "/bin", "/usr/sbin", "/sbin"]
-        .iter()
-        .map(|dir| Path::new(dir).join(program))
-        .find(|path| path.is_file())
-        .with_context(|| format!("{program} is not installed"))
+/// Where the guests' programs and libraries are taken from.
+pub(super) struct System {
+    /// `/` for this machine.
+    root: PathBuf,
+    arch: Arch,
 }
 
-/// Copies a program, and the libraries it is linked with to where it looks for them.
-pub(super) fn add(root: &Path, file: &Path, to: &Path) -> Result<()> {
-    copy(root, file, to)?;
-    // It fails for static ones.
-    let listed = Command::new("ldd").arg(file).output()?;
-    for library in libraries(&String::from_utf8_lossy(&listed.stdout)) {
-        copy(root, library, library)?;
+impl System {
+    /// This machine.
+    pub(super) fn host() -> Self {
+        Self::of(PathBuf::from("/"), Arch::Amd64)
     }
-    Ok(())
+
+    /// Debian's packages unpacked below `root`.
+    pub(super) fn of(root: PathBuf, arch: Arch) -> Self {
+        Self { root, arch }
+    }
+
+    /// Where a program is.
+    fn find(&self, program: &str) -> Result<PathBuf> {
+        ["usr/bin", "bin", "usr/sbin", "sbin"]
+            .iter()
+            .map(|dir| self.root.join(dir).join(program))
+            .find(|path| path.is_file() && !path.is_symlink())
+            .with_context(|| format!("{program} is not in {}", self.root.display()))
+    }
+
+    /// The program that takes from a binary what a debugger wants.
+    fn strip(&self) -> String {
+        match self.arch {
+            Arch::Amd64 => "strip".to_owned(),
+            Arch::Arm64 => format!("{}-strip", self.arch.triplet()),
+        }
+    }
+
+    /// Copies a program into the guest's file system, and what it is linked with to where the
+    /// loader looks for it.
+    fn add(&self, guest: &Path, file: &Path, to: &Path) -> Result<()> {
+        copy(guest, file, to)?;
+        let mut files = vec![file.to_owned()];
+        while let Some(file) = files.pop() {
+            let read = output(Command::new("readelf").arg("-ldW").arg(&file))?;
+            for name in linked(&String::from_utf8_lossy(&read.stdout)) {
+                let (from, to) = self.library(&name)?;
+                if !guest.join(to.strip_prefix("/")?).exists() {
+                    copy(guest, &from, &to)?;
+                    files.push(from);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a library is, by its name or its path, and where it has to be in the guest.
+    fn library(&self, name: &str) -> Result<(PathBuf, PathBuf)> {
+        let triplet = self.arch.triplet();
+        ["/lib", "/usr/lib"]
+            .iter()
+            // A path stays as it is.
+            .map(|dir| Path::new(dir).join(triplet).join(name))
+            .map(|path| {
+                (
+                    self.root.join(path.strip_prefix("/").unwrap_or(&path)),
+                    path,
+                )
+            })
+            .find(|(file, _)| file.is_file())
+            .with_context(|| format!("the library {name} is not in {}", self.root.display()))
+    }
+}
+
+/// What a program or library is linked with: the loader's path, and names of libraries.
+fn linked(read: &str) -> Vec<String> {
+    read.lines()
+        .filter_map(|line| {
+            let line = line.trim();
+            let name = line
+                .strip_prefix("[Requesting program interpreter: ")
+                .or_else(|| line.split_once("Shared library: [").map(|(_, name)| name))?;
+            Some(name.strip_suffix(']')?.to_owned())
+        })
+        .collect()
 }
 
 fn copy(root: &Path, file: &Path, to: &Path) -> Result<()> {
@@ -111,15 +178,6 @@ pub(super) fn write_program(path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// The files that `ldd` names.
-fn libraries(listed: &str) -> Vec<&Path> {
-    listed
-        .split_whitespace()
-        .filter(|word| word.starts_with('/'))
-        .map(|word| Path::new(word.trim_end_matches(':')))
-        .collect()
-}
-
 /// A directory as the kernel unpacks it (Documentation/driver-api/early-userspace).
 pub(super) fn archive(root: &Path) -> Result<Vec<u8>> {
     let script = "find . | cpio --create --format=newc --owner=0:0 --quiet";
@@ -128,21 +186,21 @@ pub(super) fn archive(root: &Path) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use super::libraries;
+    use super::linked;
 
     #[test]
-    fn the_loader_is_a_library_too() {
-        let listed = "\tlinux-vdso.so.1 (0x00007ffe)
-\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f0e)
-\t/lib64/ld-linux-x86-64.so.2 (0x00007f0e)
+    fn the_loader_is_needed_too() {
+        let read = "\
+  INTERP         0x000238 0x0000000000000238 0x0000000000000238 0x00001b 0x00001b R   0x1
+      [Requesting program interpreter: /lib/ld-linux-aarch64.so.1]
+ 0x0000000000000001 (NEEDED)             Shared library: [libmnl.so.0]
+ 0x000000000000000c (INIT)               0x6f98
+ 0x0000000000000001 (NEEDED)             Shared library: [libc.so.6]
 ";
-        let paths = [
-            "/lib/x86_64-linux-gnu/libc.so.6",
-            "/lib64/ld-linux-x86-64.so.2",
-        ];
-        assert_eq!(libraries(listed), paths.map(Path::new));
-        assert!(libraries("\tnot a dynamic executable\n").is_empty());
+        assert_eq!(
+            linked(read),
+            ["/lib/ld-linux-aarch64.so.1", "libmnl.so.0", "libc.so.6"]
+        );
+        assert!(linked("\nThere is no dynamic section in this file.\n").is_empty());
     }
 }

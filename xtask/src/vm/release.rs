@@ -1,5 +1,7 @@
 //! Debian's names of kernels, and which of them stands for a series.
 
+use super::arch::Arch;
+
 /// The series that stands for whatever is newest.
 pub(crate) const NEWEST: &str = "newest";
 
@@ -12,16 +14,14 @@ pub(crate) struct Release {
     pub(crate) packages: Vec<String>,
 }
 
-const FLAVOUR: &str = "-cloud-amd64";
-
 /// The newest release of a series among the names of packages.
 ///
 /// Up to 6.18 one package holds a kernel; later ones hold it in two, and `linux-image-` depends
 /// on them; from 6.18 on a third one lists what is built in. A release with one of the two alone is no longer complete in the archive.
-pub(crate) fn choose(packages: &[&str], series: &str) -> Option<Release> {
+pub(crate) fn choose(packages: &[&str], series: &str, arch: Arch) -> Option<Release> {
     let candidates = packages.iter().filter_map(|package| {
         let name = package.strip_prefix("linux-image-")?;
-        let numbers = numbers(name)?;
+        let numbers = numbers(name, arch)?;
         let fits = series == NEWEST || name.starts_with(&format!("{series}."));
         if !fits {
             return None;
@@ -47,10 +47,12 @@ pub(crate) fn choose(packages: &[&str], series: &str) -> Option<Release> {
         .map(|(_, release)| release)
 }
 
-/// The numbers of a release of this flavour, such as `6.1.0-56` and `6.12.117+deb12`; none for
+/// The numbers of a release for cloud machines of this architecture, such as `6.1.0-56` and `6.12.117+deb12`; none for
 /// packages that stand for another, candidates and rebuilds for other distributions.
-fn numbers(release: &str) -> Option<Vec<u32>> {
-    let version = release.strip_suffix(FLAVOUR)?;
+fn numbers(release: &str, arch: Arch) -> Option<Vec<u32>> {
+    let version = release
+        .strip_suffix(arch.debian())?
+        .strip_suffix("-cloud-")?;
     let (kernel, build) = version
         .split_once("+deb")
         .or_else(|| version.split_once('-'))?;
@@ -68,7 +70,7 @@ fn all(numbers: &str) -> Option<Vec<u32>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{NEWEST, choose};
+    use super::{Arch, NEWEST, choose};
 
     const PACKAGES: &[&str] = &[
         "linux-image-5.10.0-9-cloud-amd64",
@@ -88,10 +90,11 @@ mod tests {
         "linux-image-7.3.5+deb13-cloud-amd64",
         "linux-binary-7.3.5+deb13-cloud-amd64",
         "linux-image-7.4-cloud-amd64",
+        "linux-image-6.12.118+deb12-cloud-arm64",
     ];
 
     fn chosen(series: &str) -> Option<String> {
-        choose(PACKAGES, series).map(|release| release.name)
+        choose(PACKAGES, series, Arch::Amd64).map(|release| release.name)
     }
 
     #[test]
@@ -104,13 +107,19 @@ mod tests {
     }
 
     #[test]
+    fn each_architecture_has_its_own() {
+        let release = choose(PACKAGES, "6.12", Arch::Arm64).unwrap();
+        assert_eq!(release.name, "6.12.118+deb12-cloud-arm64");
+    }
+
+    #[test]
     fn rebuilds_and_other_flavours_are_not() {
         assert_eq!(chosen("6.1").as_deref(), Some("6.1.0-56-cloud-amd64"));
     }
 
     #[test]
     fn half_a_kernel_is_none() {
-        let newest = choose(PACKAGES, NEWEST).unwrap();
+        let newest = choose(PACKAGES, NEWEST, Arch::Amd64).unwrap();
         assert_eq!(newest.name, "7.3.4+deb13-cloud-amd64");
         assert_eq!(
             newest.packages,
