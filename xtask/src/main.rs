@@ -45,7 +45,7 @@ enum Cli {
     Test {
         /// Only tests whose names contain this
         filter: Option<String>,
-        /// The kernel matrix too, as `cargo xtask vm` runs it
+        /// All of the kernel matrix, as `cargo xtask vm` runs it, instead of its core
         #[arg(long)]
         kernels: bool,
     },

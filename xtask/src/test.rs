@@ -1,5 +1,5 @@
-//! `cargo xtask test`: all tests, a short run of the fuzz targets and the kernel matrix if
-//! asked for, then one line that sums them up.
+//! `cargo xtask test`: all tests, a short run of the fuzz targets and the kernel matrix, its
+//! core or all of it, then one line that sums them up.
 //!
 //! Tests run one at a time, for the live ones share the machine's network stack. One that can't
 //! run here prints `SKIPPED: reason` and returns; cargo reports it as passed, the sum does not.
@@ -67,8 +67,13 @@ pub(crate) fn run(filter: Option<&str>, kernels: bool) -> Result<()> {
         sum.passed += outcome.passed;
         sum.failed += outcome.failed;
     }
-    if kernels {
-        sum.add_matrix(vm::matrix(&vm::Options::default()));
+    let choice = match (filter, kernels) {
+        (_, true) => Some(vm::Choice::All),
+        (None, false) => Some(vm::Choice::Core),
+        (Some(_), false) => None,
+    };
+    if let Some(choice) = choice {
+        sum.add_matrix(vm::matrix(&vm::Options::default(), choice));
     }
     println!("\n{sum}");
     if sum.failed != 0 {

@@ -33,7 +33,7 @@ use self::{
 };
 use crate::{cargo, interrupt, setup, toolchain::Toolchain};
 
-pub(crate) use self::{fetch::output, report::Tally};
+pub(crate) use self::{fetch::output, groups::Choice, report::Tally};
 
 #[cfg(test)]
 pub(crate) use self::boot::debian;
@@ -50,6 +50,9 @@ pub(crate) struct Options {
     /// Boot Debian's systemd with the unit file instead, and put the service to the test
     #[arg(long)]
     boot: bool,
+    /// A test of each group alone, as `cargo xtask test` has them
+    #[arg(long)]
+    core: bool,
     /// Look for newer kernels than those in the cache
     #[arg(long)]
     update: bool,
@@ -60,7 +63,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.boot {
         return boot::run(&options.series, options.update);
     }
-    let tally = matrix(options)?;
+    let choice = if options.core {
+        Choice::Core
+    } else {
+        Choice::All
+    };
+    let tally = matrix(options, choice)?;
     if tally.failed > 0 {
         bail!("{} failures in the kernel matrix", tally.failed);
     }
@@ -68,7 +76,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// Runs the matrix, prints it, and says how many tests went how.
-pub(crate) fn matrix(options: &Options) -> Result<Tally> {
+pub(crate) fn matrix(options: &Options, choice: Choice) -> Result<Tally> {
     let toolchain = setup::ensure_build()?;
     setup::ensure_vm_tools()?;
     interrupt::install()?;
@@ -80,7 +88,7 @@ pub(crate) fn matrix(options: &Options) -> Result<Tally> {
     let mut bases = Vec::new();
     for arch in Arch::ALL {
         if series.iter().any(|series| Arch::of(series).0 == arch) {
-            bases.push((arch, base(arch, toolchain, options.update)?));
+            bases.push((arch, base(arch, toolchain, options.update, choice)?));
         }
     }
     let kernels = fetch::kernels(&series, options.update)?;
@@ -91,19 +99,19 @@ pub(crate) fn matrix(options: &Options) -> Result<Tally> {
     );
 
     let rows = run_all(series, kernels, &bases)?;
-    println!("\n{}", report::table(&rows));
+    println!("\n{}", report::table(&rows, choice));
     println!("{}", report::notes(&rows));
     println!(
         "{} live tests ran on each kernel, in {:.0} s; the others need server programs or time, and \
          run on the host alone",
-        groups::tests().count(),
+        groups::tests(choice).count(),
         begin.elapsed().as_secs_f32()
     );
-    Ok(report::tally(&rows))
+    Ok(report::tally(&rows, choice))
 }
 
 /// What all guests of an architecture share.
-fn base(arch: Arch, toolchain: Toolchain, update: bool) -> Result<Base> {
+fn base(arch: Arch, toolchain: Toolchain, update: bool, choice: Choice) -> Result<Base> {
     let (binaries, system) = match arch {
         Arch::Amd64 => {
             let binaries = build(cargo("test"))?;
@@ -113,7 +121,7 @@ fn base(arch: Arch, toolchain: Toolchain, update: bool) -> Result<Base> {
         // A test that is not there would be one without a result, a failure.
         Arch::Arm64 => cross::build(toolchain, update)?,
     };
-    Base::new(&binaries, &system)
+    Base::new(&binaries, &system, choice)
 }
 
 /// Whether every test that is to run is there.

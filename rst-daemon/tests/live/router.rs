@@ -66,15 +66,15 @@ struct Site(Routed);
 
 impl Site {
     fn new(lab: &Lab) -> Self {
-        let routed = Routed::new(lab);
-        let router = &routed.router;
+        let site = Routed::new(lab);
+        let router = &site.router;
         router.set("netfilter/nf_conntrack_tcp_timeout_established", MEMORY);
         router.set("netfilter/nf_conntrack_tcp_loose", 0);
         let nft = find_program("nft").expect("checked before");
         let mut nft: Command = router.command(nft);
         let output = nft.arg(RULES).output().unwrap();
         assert!(output.status.success(), "{output:?}");
-        Self(routed)
+        Self(site)
     }
 
     /// Connections that have been used.

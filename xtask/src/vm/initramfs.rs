@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use super::{
     arch::Arch,
     fetch::{Kernel, output},
-    groups,
+    groups::{self, Choice},
 };
 use crate::process::Dir;
 
@@ -34,7 +34,7 @@ pub(crate) struct Base {
 }
 
 impl Base {
-    pub(crate) fn new(binaries: &Binaries, system: &System) -> Result<Self> {
+    pub(crate) fn new(binaries: &Binaries, system: &System, choice: Choice) -> Result<Self> {
         let dir = Dir::new()?;
         let root = dir.path();
         fs::create_dir_all(root.join("usr/bin"))?;
@@ -42,7 +42,7 @@ impl Base {
         write_program(&root.join("init"), INIT)?;
         fs::write(
             root.join("tests"),
-            groups::tests().collect::<Vec<_>>().join("\n"),
+            groups::tests(choice).collect::<Vec<_>>().join("\n"),
         )?;
         let busybox = system.find("busybox")?;
         system.add(root, &busybox, Path::new("/bin/busybox"))?;

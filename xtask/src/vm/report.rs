@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    groups::{self, GROUPS, Group},
+    groups::{self, Choice, GROUPS, Group},
     guest::Outcome,
     results::Verdict,
 };
@@ -58,12 +58,12 @@ impl Tally {
 
 /// All rows together. A kernel that could not be had, or whose guest could not be run, is one
 /// failure.
-pub(crate) fn tally(rows: &[Row]) -> Tally {
+pub(crate) fn tally(rows: &[Row], choice: Choice) -> Tally {
     let mut sum = Tally::default();
     for row in rows {
         match &row.outcome {
             Ok(outcome) => {
-                let tally = Tally::of(outcome, groups::tests());
+                let tally = Tally::of(outcome, groups::tests(choice));
                 sum.passed += tally.passed;
                 sum.limited += tally.limited;
                 sum.failed += tally.failed;
@@ -76,7 +76,7 @@ pub(crate) fn tally(rows: &[Row]) -> Tally {
 }
 
 /// Kernels by groups of tests.
-pub(crate) fn table(rows: &[Row]) -> String {
+pub(crate) fn table(rows: &[Row], choice: Choice) -> String {
     let mut head = vec!["kernel".to_owned(), "boot".to_owned(), "tests".to_owned()];
     head.extend(GROUPS.iter().map(|group| group.name.to_owned()));
     let mut lines = vec![head];
@@ -90,7 +90,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
                     .map(|boot| format!("{:.1} s", boot.as_secs_f32()));
                 line.push(boot.unwrap_or_else(|| "-".to_owned()));
                 line.push(format!("{:.0} s", outcome.run.as_secs_f32()));
-                let cell = |group: &Group| Tally::of(outcome, group.tests.iter().copied()).cell();
+                let cell = |group: &Group| Tally::of(outcome, group.tests(choice)).cell();
                 line.extend(GROUPS.iter().map(cell));
             }
             Err(why) => line.push(format!("NOT RUN: {why}")),
@@ -152,7 +152,7 @@ fn aligned(lines: &[Vec<String>]) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::{Row, groups, notes, table, tally};
+    use super::{Choice, Row, groups, notes, table, tally};
     use crate::vm::{guest::Outcome, results::Results};
 
     fn row(output: &str, died: Option<&str>) -> Row {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     fn all(verdict: &str) -> String {
-        let lines: Vec<_> = groups::tests()
+        let lines: Vec<_> = groups::tests(Choice::All)
             .map(|test| format!("test {test} ... {verdict}"))
             .collect();
         lines.join("\n")
@@ -179,14 +179,14 @@ mod tests {
 
     #[test]
     fn every_test_of_every_kernel_is_counted() {
-        let number = groups::tests().count() as u64;
+        let number = groups::tests(Choice::All).count() as u64;
         let limited = all("LIMITED: x: the kernel's reason\nok");
         let rows = [
             row(&all("ok"), None),
             row(&limited, None),
             row("", Some("panic")),
         ];
-        let sum = tally(&rows);
+        let sum = tally(&rows, Choice::All);
         assert_eq!(
             (sum.passed, sum.limited, sum.failed),
             (number, number, number)
@@ -205,8 +205,8 @@ mod tests {
             release: None,
             outcome: Err("Debian has no kernel 6.8".to_owned()),
         }];
-        assert_eq!(tally(&rows).failed, 1);
-        let table = table(&rows);
+        assert_eq!(tally(&rows, Choice::Core).failed, 1);
+        let table = table(&rows, Choice::Core);
         assert!(
             table.ends_with("6.8     NOT RUN: Debian has no kernel 6.8\n"),
             "{table}"
