@@ -25,6 +25,7 @@ pub mod incidents;
 pub mod join;
 pub mod kernel;
 pub mod ledger;
+pub mod log;
 pub mod manager;
 pub mod metrics;
 pub mod pairs;

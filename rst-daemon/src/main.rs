@@ -1,7 +1,7 @@
 //! `rst`: parses the command line, runs the command, turns the outcome into an
 //! exit code (0 ok, 1 failed, 2 usage).
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -13,12 +13,9 @@ use rst_daemon::filter::Filter;
 use rst_daemon::hub::Hub;
 use rst_daemon::print::{self, Format};
 use rst_daemon::reload::Source;
-use rst_daemon::{daemon, explain, history, incidents, watch};
+use rst_daemon::{daemon, explain, history, incidents, log, watch};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{Level, warn};
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// What went wrong, by exit code.
 enum Failure {
@@ -50,11 +47,11 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(error)) => {
-            eprintln!("rst: {error}");
+            log::failure(&error);
             ExitCode::from(2)
         }
         Err(Failure::Failed(error)) => {
-            eprintln!("rst: {error:#}");
+            log::failure(&format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -66,7 +63,7 @@ fn run_daemon(args: DaemonArgs) -> Result<(), Failure> {
         flags: args.overrides,
     };
     let config = source.read().map_err(Failure::Usage)?;
-    log_to_stderr(if args.log_kernel || args.debug {
+    log::init(if args.log_kernel || args.debug {
         Level::DEBUG
     } else {
         Level::INFO
@@ -93,7 +90,7 @@ fn run_daemon(args: DaemonArgs) -> Result<(), Failure> {
 }
 
 fn run_watch(args: WatchArgs) -> anyhow::Result<()> {
-    log_to_stderr(Level::INFO);
+    log::init(Level::INFO);
     runtime()?.block_on(async {
         let stop = stop_signal()?;
         Ok(watch::run(args, stop).await?)
@@ -141,20 +138,4 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
-}
-
-/// Logs at INFO, the lines of the eBPF programs at `programs`: the libraries
-/// below have much to say at DEBUG.
-fn log_to_stderr(programs: Level) {
-    let levels = Targets::new()
-        .with_default(Level::INFO)
-        .with_target("rst_ebpf_object", programs);
-    tracing_subscriber::fmt()
-        .with_max_level(programs)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .finish()
-        .with(levels)
-        .init();
 }

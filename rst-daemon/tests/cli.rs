@@ -213,6 +213,31 @@ fn wrong_configuration_exits_with_2() {
     folder.assert_untouched();
 }
 
+/// The journal takes the priority from the beginning of each line, and knows the time.
+#[test]
+fn failures_have_a_priority_in_the_journal() {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let folder = Folder::new();
+    let config = folder.file("rst.toml", "mystery = 1\nlisten = 3\n");
+    let said = folder.0.join("stderr");
+    let stderr = std::fs::File::create(&said).unwrap();
+    let meta = stderr.metadata().unwrap();
+    let status = rst()
+        .args(["daemon", "--config"])
+        .arg(&config)
+        .env("JOURNAL_STREAM", format!("{}:{}", meta.dev(), meta.ino()))
+        .stderr(stderr)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(2));
+    let said = std::fs::read_to_string(&said).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 2, "{said}");
+    assert!(lines[0].starts_with("<3>rst: "), "{said}");
+    assert!(lines.iter().all(|line| line.starts_with("<3>")), "{said}");
+}
+
 #[test]
 fn unreadable_configuration_exits_with_2() {
     let folder = Folder::new();
