@@ -114,9 +114,9 @@ pub const PROCESSES: u32 = 8192;
 /// Names of workloads that are known by their command name alone.
 pub const NAMES: u32 = 512;
 
-/// Longest name that the counts of a workload are published under and that is kept for the
-/// next daemon, bytes: a unit's name has at most 255.
-pub const LABEL_BYTES: usize = 256;
+/// Longest name that the counts of a workload are published under, bytes: 128 characters
+/// of at most 4.
+pub const LABEL_BYTES: usize = 512;
 
 /// A name as it is kept, filled up with zeros; empty where there is none.
 pub type LabelName = [u8; LABEL_BYTES];

@@ -147,7 +147,7 @@ impl Pipeline {
 
 /// 250 ticks a second, ten seconds after the start.
 fn hz() -> Hz {
-    Hz::of(10_000_000_000, (1 << 32) - 300 * 250 + 2500).expect("the clocks fit")
+    Hz::of((10_000_000_000, (1 << 32) - 300 * 250 + 2500)).expect("the clocks fit")
 }
 
 /// A record becomes a reset.

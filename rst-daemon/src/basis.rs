@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn what_the_header_of_a_reset_tells() {
-        let hz = Hz::of(0, (1 << 32) - 300 * 250).unwrap();
+        let hz = Hz::of((0, (1 << 32) - 300 * 250)).unwrap();
         let mut event = decode(&[0; EVENT_SIZE]).unwrap();
         let facts = &mut event.facts;
         facts.known = known::PACKET | known::HANDSHAKE_TTL | known::MIN_RTT;

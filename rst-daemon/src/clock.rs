@@ -27,7 +27,7 @@ impl Hz {
     /// then counts HZ a second of CLOCK_MONOTONIC, so only one choice fits.
     /// `None` around the wrap, where every choice does.
     #[must_use]
-    pub fn of(ktime_ns: u64, jiffies: u64) -> Option<Self> {
+    pub fn of((ktime_ns, jiffies): (u64, u64)) -> Option<Self> {
         let distance = |hz: u32| {
             let start = (1u64 << 32) - 300 * u64::from(hz);
             let ticks = u128::from(ktime_ns) * u128::from(hz) / u128::from(SECOND_NS);
@@ -39,6 +39,16 @@ impl Hz {
             return None;
         };
         (next >= 4 * nearest + CLEARLY).then_some(Self(hz))
+    }
+
+    /// HZ as counted between two readings some seconds apart: for a kernel with an HZ that
+    /// is none of the choices, and around the wrap.
+    #[must_use]
+    pub fn between(first: (u64, u64), second: (u64, u64)) -> Option<Self> {
+        let ns = second.0.checked_sub(first.0)?;
+        let ticks = u128::from(second.1.checked_sub(first.1)?) * u128::from(SECOND_NS);
+        let hz = (ticks + u128::from(ns / 2)).checked_div(ns.into())?;
+        u32::try_from(hz).ok().filter(|hz| *hz > 0).map(Self)
     }
 
     /// Jiffies of a number of milliseconds, rounded up; capped at what the
@@ -121,14 +131,14 @@ mod tests {
         for hz in CHOICES {
             for uptime in [0.0, 1.0, 60.0, 293.0, 307.0, 86_400.0, 1000.0 * 86_400.0] {
                 let (ktime, jiffies) = clocks(*hz, uptime, 1.0 / f64::from(*hz));
-                assert_eq!(Hz::of(ktime, jiffies), Some(Hz(*hz)), "after {uptime} s");
+                assert_eq!(Hz::of((ktime, jiffies)), Some(Hz(*hz)), "after {uptime} s");
             }
         }
     }
 
     #[test]
     fn around_the_wrap_no_choice_is_better_than_another() {
-        assert_eq!(Hz::of(300 * SECOND_NS, 1 << 32), None);
+        assert_eq!(Hz::of((300 * SECOND_NS, 1 << 32)), None);
     }
 
     /// Where a processor was held up near the wrap, another choice may fit better: no
@@ -139,11 +149,28 @@ mod tests {
             for tenths in 2900..3100 {
                 for lag in [0.0, 0.01, 0.03, 0.1] {
                     let (ktime, jiffies) = clocks(*hz, f64::from(tenths) / 10.0, lag);
-                    let told = Hz::of(ktime, jiffies);
+                    let told = Hz::of((ktime, jiffies));
                     assert!(told.is_none_or(|told| told == Hz(*hz)), "{hz}: {told:?}");
                 }
             }
         }
+    }
+
+    /// Some kernels are built with others than Kconfig's.
+    #[test]
+    fn any_hz_can_be_counted() {
+        for hz in [100, 250, 500, 600, 750, 2000] {
+            for uptime in [1.0, 295.0, 1e6] {
+                let (first, second) = (clocks(hz, uptime, 0.0), clocks(hz, uptime + 10.0, 0.0));
+                assert_eq!(Hz::between(first, second), Some(Hz(hz)));
+                if !CHOICES.contains(&hz) && uptime > 1000.0 {
+                    assert_eq!(Hz::of(first), None);
+                }
+            }
+        }
+        let still = clocks(250, 5.0, 0.0);
+        assert_eq!(Hz::between(still, still), None);
+        assert_eq!(Hz::between(still, (still.0 + SECOND_NS, still.1)), None);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::kernel::counters::{Counters, Counts, Tally};
 use crate::kernel::hooks::Hooks;
 use crate::kernel::labels;
 use crate::kernel::load::{self, LoadError, Settings};
-use crate::kernel::pins::Pins;
+use crate::kernel::pins::{Found, Pins};
 use crate::kernel::probes::{RECEIVE_RESET, SEND_RESET, SEND_RESET_FUNCTIONS};
 use crate::kernel::programs::ProgramHandle;
 use crate::kernel::ring::{LONGEST_SLEEP, Reader, ReaderStats, monotonic_ns};
@@ -94,7 +94,7 @@ pub struct Tracer {
     /// What the kernel's tables take.
     memory: String,
     /// Nobody else counts there while this lives.
-    _pins: Option<Pins>,
+    pins: Option<Pins>,
 }
 
 /// What a tracer that runs may be told.
@@ -137,6 +137,7 @@ impl Tracer {
         let mut kernel = load::attach(Settings {
             ring_bytes: config.ring_bytes,
             max_series: config.max_series,
+            max_workloads: config.max_workloads,
             max_ports: config.max_ports,
             idle_ms: config.idle_ms,
             multiplexed_ports: &config.multiplexed_ports,
@@ -204,10 +205,19 @@ impl Tracer {
                 longest_sleep: LONGEST_SLEEP,
                 memory: kernel.memory,
                 blindness,
-                _pins: kernel.pins,
+                pins: kernel.pins,
             },
             kernel.counters,
         ))
+    }
+
+    /// Begins to weigh its counts against the kernel's.
+    fn ledger(&self, weighed: &mut Weighed) -> Result<Ledger, DaemonError> {
+        let found = self.pins.as_ref().map(|pins| &pins.found);
+        let kept = found == Some(&Found::Counts);
+        Ledger::start(self.blindness, kept, || {
+            weighed.read().map(|(_, ours)| ours)
+        })
     }
 
     /// Says what there is, and what is missing.
@@ -375,7 +385,7 @@ pub async fn run(
         counters,
         programs: Arc::clone(&programs),
     };
-    let ledger = Ledger::start(tracer.blindness, || weighed.read().map(|(_, ours)| ours))?;
+    let ledger = tracer.ledger(&mut weighed)?;
     let weighed = Arc::new(Mutex::new(weighed));
     let host = tracer.publisher.host();
     let book = Arc::new(Mutex::new(Book::new(host.joiner.host().to_owned())));

@@ -385,7 +385,7 @@ mod tests {
     use crate::kernel::ring::decode;
 
     fn id(event: &Event) -> Option<String> {
-        let hz = Hz::of(0, (1 << 32) - 300 * 250).unwrap();
+        let hz = Hz::of((0, (1 << 32) - 300 * 250)).unwrap();
         let joiner = Joiner::new("host".into(), Vec::new(), hz, true);
         let reset = joiner.join(event, WallClock::from_offset(0), Named::default(), None);
         reset.community_id
@@ -415,7 +415,7 @@ mod tests {
 
     #[test]
     fn who_has_gone_is_named_where_it_still_counts() {
-        let hz = Hz::of(0, (1 << 32) - 300 * 250).unwrap();
+        let hz = Hz::of((0, (1 << 32) - 300 * 250)).unwrap();
         let joiner = Joiner::new("host".into(), Vec::new(), hz, true);
         let mut event = event(AF_INET, [0; 16]);
         event.holder_comm[..5].copy_from_slice(b"nginx");

@@ -118,13 +118,17 @@ pub struct Ledger {
 impl Ledger {
     /// Takes the first reading, to be done once our programs count. What has been
     /// sent between their start and this reading is in our count and is taken for
-    /// the kernel's as well, so a miss in that moment is not found.
+    /// the kernel's as well, so a miss in that moment is not found. Where ours go on from
+    /// an earlier daemon's (`kept`), the kernel's totals begin at zero all the same: what
+    /// was missed and unaccounted then is not known any more, and a total that fell by as
+    /// little would look as if it had been counted anew.
     pub fn start<E>(
         blindness: Blindness,
+        kept: bool,
         mut ours: impl FnMut() -> Result<Ours, E>,
     ) -> Result<Self, E> {
         let before = ours()?;
-        let mut totals = Totals::new(before.total());
+        let mut totals = Totals::new(if kept { 0 } else { before.total() });
         let mut namespaces = Namespaces::new();
         let mut schedule = Schedule::default();
         let timer = Timer::start();

@@ -76,7 +76,7 @@ fn event(data: &[u8]) {
         Ok(event) => event,
         Err(error) => return assert_ne!(error.actual, EVENT_SIZE),
     };
-    let Some(hz) = Hz::of(0, (1 << 32) - 300 * 250) else {
+    let Some(hz) = Hz::of((0, (1 << 32) - 300 * 250)) else {
         panic!("clocks at zero have some HZ");
     };
     let joiner = Joiner::new("host".to_owned(), vec![None; 64], hz, true);

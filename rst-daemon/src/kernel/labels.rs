@@ -25,9 +25,11 @@ pub fn read(labels: &Labels) -> Vec<(u64, Option<String>)> {
 pub fn keep(labels: &mut Labels, id: u64, label: Option<&str>) {
     let label = label.unwrap_or_default().as_bytes();
     let mut name = [0; LABEL_BYTES];
-    if let Some(start) = name.get_mut(..label.len()) {
-        start.copy_from_slice(label);
-    }
+    let Some(start) = name.get_mut(..label.len()) else {
+        debug!("the name of workload {id:#x} is too long to be kept");
+        return;
+    };
+    start.copy_from_slice(label);
     if let Err(error) = labels.insert(id, name, 0) {
         debug!("the name of workload {id:#x} is not kept: {error}");
     }

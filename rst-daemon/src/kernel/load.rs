@@ -55,6 +55,8 @@ pub struct Settings<'a> {
     pub tracked_sockets: u32,
     /// Connections remembered after their end.
     pub closed_connections: u32,
+    /// Workloads told apart.
+    pub max_workloads: u32,
     /// Directory where the counts are kept for the next start.
     pub pin_dir: Option<&'a Path>,
     /// Whether the programs log.
@@ -296,7 +298,9 @@ fn create_maps(
         ("CONNECTIONS", settings.max_series),
         ("LABELS", settings.max_series),
     ];
-    let pins = settings.pin_dir.and_then(|dir| pins(dir, &entries));
+    let pins = settings
+        .pin_dir
+        .and_then(|dir| pins(dir, &entries, settings.max_workloads));
     let mut loader = EbpfLoader::new();
     if let Some(pins) = &pins {
         for table in KEPT {
@@ -327,7 +331,7 @@ fn create_maps(
 
 /// The folder of the counts that outlive this daemon. Where it can't be had, they begin
 /// and end with it, which is said.
-fn pins(dir: &Path, entries: &[(&str, u32)]) -> Option<Pins> {
+fn pins(dir: &Path, entries: &[(&str, u32)], max_workloads: u32) -> Option<Pins> {
     let object = match Object::parse(OBJECT) {
         Ok(object) => object,
         Err(error) => {
@@ -335,7 +339,7 @@ fn pins(dir: &Path, entries: &[(&str, u32)]) -> Option<Pins> {
             return None;
         }
     };
-    match Pins::open(dir, &object, entries) {
+    match Pins::open(dir, &object, entries, max_workloads) {
         Ok(pins) => {
             match &pins.found {
                 Found::Nothing => {}
@@ -371,6 +375,11 @@ fn memory_of(ebpf: &Ebpf) -> String {
         .collect();
     format!("{} ({})", megabytes(total), largest.join(", "))
 }
+
+/// How often the clocks are read until they tell HZ by themselves, and how long that is
+/// apart: 10 seconds in which HZ is counted else.
+const CLOCK_READINGS: u32 = 100;
+const CLOCK_PAUSE: Duration = Duration::from_millis(100);
 
 /// Maps that are named.
 const LARGEST: usize = 5;
@@ -411,16 +420,30 @@ fn read_hz(ebpf: &mut Ebpf, control: &ControlPage, host: &Host) -> Result<Hz, Lo
         .try_into()
         .map_err(failed)?;
     program.load().map_err(failed)?;
-    let hz = loop {
+    let read = || {
         program
             .test_run(RawTracePointRunOptions::default())
             .map_err(failed)?;
-        let (ktime_ns, jiffies) = control.clock();
-        if let Some(hz) = Hz::of(ktime_ns, jiffies) {
-            break hz;
+        Ok::<_, LoadError>(control.clock())
+    };
+    let first = read()?;
+    let mut told = Hz::of(first);
+    for _ in 0..CLOCK_READINGS {
+        if told.is_some() {
+            break;
         }
-        // A few seconds in a host's life, five minutes after it started.
-        thread::sleep(Duration::from_millis(100));
+        // A few seconds in a host's life, five minutes after it started; and always with
+        // an HZ of its own.
+        thread::sleep(CLOCK_PAUSE);
+        told = Hz::of(read()?);
+    }
+    let hz = match told {
+        Some(hz) => hz,
+        None => Hz::between(first, read()?).ok_or_else(|| {
+            LoadError::Clock(Verdict::Failed(
+                "jiffies do not advance with CLOCK_MONOTONIC".to_owned(),
+            ))
+        })?,
     };
     program.unload().map_err(failed)?;
     Ok(hz)

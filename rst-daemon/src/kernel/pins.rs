@@ -4,6 +4,7 @@
 //! They lie in a folder whose name stands for what keys and values mean. A version whose
 //! counts mean something else, or whose tables have another size, begins anew and says so.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -16,8 +17,9 @@ use rst_common::history::BUCKETS;
 use rustix::fs::{FlockOperation, FsWord, flock, fstatfs};
 use sha1::{Digest as _, Sha1};
 
-/// The tables that are kept: the counts, and what their keys stand for.
-pub const KEPT: [&str; 13] = [
+/// The tables that are kept: the counts, and what their keys stand for. What became of
+/// events (`DETAIL`) is not among them, for the daemon counts a part of that itself.
+pub const KEPT: [&str; 12] = [
     "RESETS",
     "OVERFLOW",
     "OVERFLOW_GAPS",
@@ -27,7 +29,6 @@ pub const KEPT: [&str; 13] = [
     "CONNECTIONS",
     "CONNECTIONS_OVERFLOW",
     "IGNORED",
-    "DETAIL",
     "PORTS",
     "NAMES",
     "LABELS",
@@ -47,7 +48,7 @@ pub enum PinError {
     #[error("another rst counts in {}", .0.display())]
     InUse(PathBuf),
     /// The directory can't be used.
-    #[error("{}: {source}; pin_dir must be in one (mount -t bpf), and belong to rst's user", path.display())]
+    #[error("{}: {source}; pin_dir must be in a BPF file system (mount -t bpf), and all in it belong to rst's user", path.display())]
     Folder {
         /// The file or folder.
         path: PathBuf,
@@ -90,8 +91,14 @@ pub enum Found {
 
 impl Pins {
     /// Takes the directory over. What lies there and does not fit the tables of `object`,
-    /// with these numbers of entries instead of its own, is removed.
-    pub fn open(dir: &Path, object: &Object, entries: &[(&str, u32)]) -> Result<Self, PinError> {
+    /// with these numbers of entries instead of its own, is removed. So many workloads are
+    /// told apart.
+    pub fn open(
+        dir: &Path,
+        object: &Object,
+        entries: &[(&str, u32)],
+        max_workloads: u32,
+    ) -> Result<Self, PinError> {
         let private = |path: &Path| {
             let made = DirBuilder::new().mode(0o700).create(path);
             match made {
@@ -108,10 +115,12 @@ impl Pins {
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| PinError::InUse(dir.to_owned()))?;
 
-        let folder = dir.join(meaning());
+        let folder = dir.join(meaning(max_workloads));
         let mut found = Found::Nothing;
         if remove_others(dir, &folder).map_err(|source| folder_error(dir, source))? {
-            found = Found::Misfit("they are of another version".to_owned());
+            found = Found::Misfit(
+                "they are of another version, or max_workloads has changed".to_owned(),
+            );
         }
         private(&folder).map_err(|source| folder_error(&folder, source))?;
         let pins = Self {
@@ -193,25 +202,40 @@ fn wanted(object: &Object, table: &str, entries: &[(&str, u32)]) -> Option<Shape
     ))
 }
 
-/// Removes folders of other meanings; whether there were any.
+/// Removes our folders of other meanings; whether there were any. Whatever else lies in
+/// the directory is another program's.
 fn remove_others(dir: &Path, own: &Path) -> io::Result<bool> {
     let mut removed = false;
     for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path != own && path.is_dir() {
-            for pin in fs::read_dir(&path)? {
-                fs::remove_file(pin?.path())?;
-            }
-            fs::remove_dir(&path)?;
-            removed = true;
+        let entry = entry?;
+        let path = entry.path();
+        // Not of what a link leads to.
+        if path == own || !entry.file_type()?.is_dir() || !is_ours(&entry.file_name()) {
+            continue;
         }
+        for table in KEPT {
+            match fs::remove_file(path.join(table)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        // Not where it holds anything else.
+        fs::remove_dir(&path)?;
+        removed = true;
     }
     Ok(removed)
 }
 
+/// Whether a folder may have been named by [`meaning`].
+fn is_ours(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    name.len() == 16 && name.iter().all(is_digit)
+}
+
 /// A name for what keys and values mean: the numbers that stand for causes and the like,
-/// and the bounds of the buckets.
-fn meaning() -> String {
+/// the bounds of the buckets, and which workloads are `other`.
+fn meaning(max_workloads: u32) -> String {
     let labels = |all: &mut dyn Iterator<Item = &'static str>| all.collect::<Vec<_>>().join(" ");
     let text = [
         VERSION.to_string(),
@@ -221,9 +245,45 @@ fn meaning() -> String {
         labels(&mut Role::ALL.iter().map(|one| one.label())),
         labels(&mut Ignored::ALL.iter().map(|one| one.label())),
         format!("{BUCKETS:?}"),
+        max_workloads.to_string(),
     ];
     let digest = Sha1::digest(text.join("\n"));
     let start = digest.iter().take(8);
     let name = start.fold(0u64, |name, byte| name << 8 | u64::from(*byte));
     format!("{name:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+
+    #[test]
+    fn what_is_another_programs_stays() {
+        let dir = TempDir::new();
+        let (own, other) = (meaning(1), meaning(2));
+        let table = format!("{other}/RESETS");
+        let full = "0123456789abcdef";
+        for folder in [&own, &other, "snap", "tc/globals", full] {
+            fs::create_dir_all(dir.join(folder)).unwrap();
+        }
+        let foreign = format!("{full}/theirs");
+        for file in [&table, "snap/device", "tc/globals/map"] {
+            fs::write(dir.join(file), "").unwrap();
+        }
+        std::os::unix::fs::symlink(dir.join("snap"), dir.join("fedcba9876543210")).unwrap();
+        let root = dir.join("");
+        fs::remove_dir(dir.join(full)).unwrap();
+        assert!(remove_others(&root, &dir.join(&own)).unwrap());
+        assert!(!dir.join(&other).exists());
+        for path in [&own, "snap/device", "tc/globals/map", "fedcba9876543210"] {
+            assert!(dir.join(path).exists(), "{path} is gone");
+        }
+        assert!(!remove_others(&root, &dir.join(&own)).unwrap());
+        // One that looks like ours and is not: said, and left.
+        fs::create_dir(dir.join(full)).unwrap();
+        fs::write(dir.join(&foreign), "").unwrap();
+        assert!(remove_others(&root, &dir.join(&own)).is_err());
+        assert!(dir.join(&foreign).exists());
+    }
 }

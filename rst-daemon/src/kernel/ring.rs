@@ -403,7 +403,7 @@ mod tests {
         #[test]
         fn any_record_can_be_told(bytes in proptest::collection::vec(any::<u8>(), EVENT_SIZE)) {
             let event = decode(&bytes).unwrap();
-            let joiner = crate::join::Joiner::new("host".to_owned(), vec![None; 64], crate::clock::Hz::of(0, (1 << 32) - 300 * 250).unwrap(), true);
+            let joiner = crate::join::Joiner::new("host".to_owned(), vec![None; 64], crate::clock::Hz::of((0, (1 << 32) - 300 * 250)).unwrap(), true);
             let clock = crate::clock::WallClock::from_offset(0);
             let reset = joiner.join(&event, clock, crate::workload::resolver::Named::default(), None);
             let json = crate::text::json(&reset).unwrap();

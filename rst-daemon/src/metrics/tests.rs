@@ -111,7 +111,7 @@ fn ledger() -> Report {
 
 /// 100 ticks a second, ten seconds after the start.
 fn hz() -> Hz {
-    Hz::of(10_000_000_000, (1 << 32) - 300 * 100 + 1000).unwrap()
+    Hz::of((10_000_000_000, (1 << 32) - 300 * 100 + 1000)).unwrap()
 }
 
 fn durations(buckets: &[(usize, u64)], sum: u64) -> Counted {
