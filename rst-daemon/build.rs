@@ -76,7 +76,7 @@ fn compile(toolchain: Toolchain) -> Result<()> {
     fs::write(&embedded, stripped).with_context(|| format!("cannot write {}", embedded.display()))
 }
 
-/// The object without the sections for debuggers, nine tenths of it. What the kernel's
+/// The object without the sections for debuggers, four fifths of it. What the kernel's
 /// verifier quotes the source from stays: that is BTF.
 fn without_dwarf(whole: &[u8]) -> Result<Vec<u8>> {
     let mut object = Builder::read(whole)?;

@@ -13,7 +13,7 @@ use std::{
     env::consts::ARCH,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -22,7 +22,7 @@ use crate::{
     cargo,
     process::Dir,
     root, setup, succeed, target_dir,
-    vm::{executable, output},
+    vm::{executable, messages, output},
 };
 
 /// What is in the Debian package for Debian alone, below `usr/share`.
@@ -138,14 +138,7 @@ fn maintainer(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
 fn build(profile: &str, targets: &[&str]) -> Result<String> {
     let mut command = cargo("build");
     command.args(["--workspace", "--exclude", "rst-ebpf"]);
-    command.args(["--profile", profile]).args(targets);
-    command.arg("--message-format=json-render-diagnostics");
-    let built = command
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot run cargo build")?;
-    ensure!(built.status.success(), "rst does not compile");
-    Ok(String::from_utf8_lossy(&built.stdout).into_owned())
+    messages(command.args(["--profile", profile]).args(targets))
 }
 
 /// Copies a program without what only a debugger reads.

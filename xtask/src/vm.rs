@@ -139,17 +139,22 @@ fn check_groups(binaries: &Binaries) -> Result<()> {
 /// Builds the live tests and the binary they run, by this `cargo test`.
 fn build(mut command: Command) -> Result<Binaries> {
     command.args(["--package", "rst-daemon", "--test", "live", "--no-run"]);
-    command.arg("--message-format=json-render-diagnostics");
-    let built = command
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot run cargo test")?;
-    ensure!(built.status.success(), "the live tests do not compile");
-    let text = String::from_utf8_lossy(&built.stdout);
+    let text = messages(&mut command)?;
     Ok(Binaries {
         live: executable(&text, "live")?,
         rst: executable(&text, "rst")?,
     })
+}
+
+/// Has cargo build; its messages, which name what was built.
+pub(crate) fn messages(command: &mut Command) -> Result<String> {
+    let built = command
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    ensure!(built.status.success(), "it does not compile: {command:?}");
+    Ok(String::from_utf8_lossy(&built.stdout).into_owned())
 }
 
 /// Where cargo says that it has put a target.

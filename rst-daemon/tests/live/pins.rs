@@ -6,7 +6,7 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use crate::cgroup::{Cgroup, NEEDS_CGROUPS};
-use crate::lab::{Daemon, Folder, Lab, STOP, skipped};
+use crate::lab::{Daemon, Folder, Lab, STOP, can_run, skipped};
 use crate::metrics::Scrape;
 use crate::netns::V4;
 use crate::process::{Process, find_program};
@@ -45,12 +45,15 @@ except ConnectionRefusedError:
 #[test]
 fn counts_go_on_after_a_restart() {
     let test = "counts_go_on_after_a_restart";
+    let tools = ["mount", "umount", "python3"];
+    if !can_run(test, &tools) {
+        return;
+    }
     let pinned = Folder::new();
     let bpffs = BpfFs::mount(&pinned.0);
     let dir = pinned.0.join("rst");
     let settings = format!("pin_dir = {:?}\n", dir.to_str().unwrap());
-    let Some(mut lab) = Lab::configured(test, &["mount", "umount", "python3"], &settings, &[])
-    else {
+    let Some(mut lab) = Lab::configured(test, &tools, &settings, &[]) else {
         return;
     };
     let Some(cgroup) = Cgroup::service("gone") else {
