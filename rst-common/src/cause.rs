@@ -6,6 +6,8 @@
 //! it stand side by side. The programs use the byte alone; the texts stay out
 //! of the kernel.
 
+use crate::verifier::{holds, set};
+
 /// Defines a closed set that travels as a byte and is printed as a label.
 macro_rules! labels {
     ($(#[$meta:meta])* $name:ident { $( $(#[$doc:meta])* $variant:ident = $label:literal, )* }) => {
@@ -175,10 +177,13 @@ impl Cause {
 #[must_use]
 #[inline(always)]
 pub const fn has_gap(cause: u8) -> bool {
-    cause == Cause::StaleReuse as u8
-        || cause == Cause::StaleProbe as u8
-        || cause == Cause::IdleTimeout as u8
-        || cause == Cause::NoResponse as u8
+    const CAUSES: u64 = set(&[
+        Cause::StaleReuse as u8,
+        Cause::StaleProbe as u8,
+        Cause::IdleTimeout as u8,
+        Cause::NoResponse as u8,
+    ]);
+    holds(CAUSES, cause as u32)
 }
 
 /// Whether a connection ends with a cause (as a byte), so that what still comes
@@ -186,12 +191,15 @@ pub const fn has_gap(cause: u8) -> bool {
 #[must_use]
 #[inline(always)]
 pub const fn ends_connection(cause: u8) -> bool {
-    cause != Cause::Refused as u8
-        && cause != Cause::Stray as u8
-        && cause != Cause::AfterReset as u8
-        && cause != Cause::ProtocolError as u8
-        && cause != Cause::ListenOverflow as u8
-        && cause != Cause::FirewallReject as u8
+    const OTHERS: u64 = set(&[
+        Cause::Refused as u8,
+        Cause::Stray as u8,
+        Cause::AfterReset as u8,
+        Cause::ProtocolError as u8,
+        Cause::ListenOverflow as u8,
+        Cause::FirewallReject as u8,
+    ]);
+    !holds(OTHERS, cause as u32)
 }
 
 /// What there is to say about a cause, for its reader.

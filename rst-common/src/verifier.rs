@@ -53,3 +53,23 @@ pub fn forget_u8(value: u8) -> u8 {
 pub fn flag(value: bool) -> u8 {
     forget_u8(u8::from(value)) & 1
 }
+
+/// A set of small numbers, for [`holds`].
+#[must_use]
+pub const fn set(members: &[u8]) -> u64 {
+    let mut bits = 0;
+    let mut index = 0;
+    while index < members.len() {
+        bits |= 1 << members[index];
+        index += 1;
+    }
+    bits
+}
+
+/// Whether a number is in a [`set`]: one way for the verifier, where comparing it with each
+/// would be as many.
+#[must_use]
+#[inline(always)]
+pub const fn holds(set: u64, number: u32) -> bool {
+    number < u64::BITS && (set >> (number & (u64::BITS - 1))) & 1 != 0
+}

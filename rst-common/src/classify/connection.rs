@@ -6,6 +6,7 @@ use crate::cause::{Cause, Origin, Role, Turn};
 use crate::facts::{Facts, known};
 use crate::history::Listened;
 use crate::tcp::{sock_flag, state};
+use crate::verifier::{holds, set};
 
 #[inline(always)]
 pub(super) fn has_served(facts: &Facts) -> bool {
@@ -106,10 +107,13 @@ fn fin_in_flight(facts: &Facts) -> u32 {
 /// States after our FIN was written.
 #[inline(always)]
 const fn sent_fin(state: u8) -> bool {
-    state == state::FIN_WAIT1
-        || state == state::FIN_WAIT2
-        || state == state::CLOSING
-        || state == state::LAST_ACK
+    const STATES: u64 = set(&[
+        state::FIN_WAIT1,
+        state::FIN_WAIT2,
+        state::CLOSING,
+        state::LAST_ACK,
+    ]);
+    holds(STATES, state as u32)
 }
 
 /// Who sent data last.

@@ -8,6 +8,7 @@ use crate::cause::{Impact, Role, Turn};
 use crate::facts::{Facts, known};
 use crate::history::Listened;
 use crate::tcp::{flag, state};
+use crate::verifier::{holds, set};
 
 /// What decides the impact of a reset.
 #[derive(Clone, Copy)]
@@ -112,7 +113,8 @@ fn pending_impact(facts: &Facts, role: Role) -> Impact {
 /// Bytes that a close_notify takes: a TLS 1.3 record, or TLS 1.2 with AES-GCM.
 #[inline(always)]
 const fn is_close_notify(bytes: u32) -> bool {
-    bytes == 24 || bytes == 31
+    const LENGTHS: u64 = set(&[24, 31]);
+    holds(LENGTHS, bytes)
 }
 
 /// Largest TLS record that may be no application data (a ticket, a key update).
@@ -124,7 +126,9 @@ const SMALL_TLS_RECORD: u32 = 96;
 /// encrypt-then-MAC (RFC 5246 section 6.2.3, RFC 7366).
 #[inline(always)]
 const fn may_be_close_notify(bytes: u32) -> bool {
-    is_close_notify(bytes) || matches!(bytes, 23 | 53 | 57 | 69 | 85)
+    const LENGTHS: u64 = set(&[23, 24, 31, 53, 57]);
+    const LONGER: u64 = set(&[69 - 64, 85 - 64]);
+    holds(LENGTHS, bytes) || holds(LONGER, bytes.wrapping_sub(64))
 }
 
 /// Bytes that may be no application data: a farewell, or where many requests
@@ -215,7 +219,8 @@ fn exit_impact(facts: &Facts, role: Role) -> Impact {
 /// end: SIGHUP, SIGINT, SIGPIPE, SIGTERM (signal(7)).
 #[inline(always)]
 const fn asks_to_end(exit_code: u32) -> bool {
-    matches!(exit_code & 0x7f, 1 | 2 | 13 | 15)
+    const SIGNALS: u64 = set(&[1, 2, 13, 15]);
+    holds(SIGNALS, exit_code & 0x7f)
 }
 
 /// An alert record that is not encrypted.
