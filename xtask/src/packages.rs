@@ -266,6 +266,11 @@ pub(crate) const VM_TOOLS: &[Tool] = &[
         reason: "network namespaces in the guests",
     },
     Tool {
+        package: "nftables",
+        command: "nft",
+        reason: "the guests' firewalls",
+    },
+    Tool {
         package: "util-linux",
         command: "nsenter",
         reason: "programs inside namespaces in the guests",

@@ -111,7 +111,7 @@ fn firewall_rejects_connections() {
                 expected.push(sent(server, client, rejected(role)));
                 let refused = json!({
                     "cause": "refused", "impact": "connect_failed",
-                    "role": "client", "state": "SYN_SENT",
+                    "role": "client", "state": "SYN_SENT", "probes_out": null,
                 });
                 expected.push(received(client, server, socket(refused)));
             }

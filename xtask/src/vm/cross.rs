@@ -18,9 +18,15 @@ use super::{
 };
 use crate::{root, setup, target_dir, toolchain, toolchain::Toolchain};
 
-/// Where the guests' programs are from: busybox, `ip` and `ss`, `nsenter`, and the library that
-/// unwinds the tests' panics.
-const PROGRAMS: [&str; 4] = ["busybox-static", "iproute2", "util-linux", "libgcc-s1"];
+/// Where the guests' programs are from: busybox, `ip` and `ss`, `nft`, `nsenter`, and the library
+/// that unwinds the tests' panics.
+const PROGRAMS: [&str; 5] = [
+    "busybox-static",
+    "iproute2",
+    "nftables",
+    "util-linux",
+    "libgcc-s1",
+];
 
 /// The package with Rust's standard library, here and there.
 const STD: &str = "libstd-rust-web-dev";

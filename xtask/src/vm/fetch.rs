@@ -20,10 +20,16 @@ use super::{
 };
 
 /// In the user's cache. The number changes with what is kept of a kernel.
-const CACHE: &str = "rst/kernels-1";
+const CACHE: &str = "rst/kernels-2";
 
-/// Modules that the tests need where they are not built in: veth pairs, TUN devices, `ss -K`.
-const MODULES: [&str; 3] = ["veth", "tun", "tcp_diag"];
+/// Modules that the tests need where they are not built in, by the folder of the guest's that
+/// they are in.
+const MODULES: [(&str, &[&str]); 2] = [
+    // Loaded at the start: veth pairs, TUN devices, `ss -K`.
+    ("modules", &["veth", "tun", "tcp_diag"]),
+    // When a test sets a rule of netfilter's, which may be after the daemon's start.
+    ("modules-nft", &["nft_reject_inet"]),
+];
 
 /// A kernel in the cache.
 #[derive(Clone, Debug)]
@@ -31,8 +37,17 @@ pub(crate) struct Kernel {
     pub(crate) arch: Arch,
     /// As `uname -r` has it.
     pub(crate) release: String,
-    /// `vmlinuz`, and `modules` with what the tests need, in the order of their names.
+    /// `vmlinuz`, and folders of modules, each in the order of their names.
     pub(crate) dir: PathBuf,
+}
+
+impl Kernel {
+    /// Its folders of modules.
+    pub(super) fn modules(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
+        MODULES
+            .into_iter()
+            .map(|(folder, _)| (folder, self.dir.join(folder)))
+    }
 }
 
 /// The kernels of these series; for each that can't be had, why. Those in the cache are taken as
@@ -168,7 +183,7 @@ impl Cache {
     fn unpack(&self, release: &Release, apt: &Apt) -> Result<()> {
         let work = self.work()?;
         let kept = work.join("kept");
-        fs::create_dir_all(kept.join("modules"))?;
+        fs::create_dir(&kept)?;
         apt.unpack(&release.packages, &work)?;
         // Newer ones have all of it below /usr.
         if work.join("usr/lib/modules").is_dir() {
@@ -188,17 +203,22 @@ impl Cache {
         output(Command::new("depmod").arg("-b").arg(&work).arg(name))?;
         let dependencies = fs::read_to_string(modules.join("modules.dep"))?;
         let builtin = fs::read_to_string(modules.join("modules.builtin"))?;
-        for (number, file) in load_order(&dependencies, &builtin)?.iter().enumerate() {
-            let module = modules.join(file);
-            let packed = file.strip_suffix(".xz");
-            let stem = Path::new(packed.unwrap_or(file)).file_name();
-            let stem = stem.context("a module without a name")?.to_string_lossy();
-            let to = kept.join(format!("modules/{number:02}-{stem}"));
-            if packed.is_some() {
-                let plain = output(Command::new("xz").arg("-dc").arg(&module))?;
-                fs::write(to, plain.stdout)?;
-            } else {
-                fs::rename(module, to)?;
+        for (folder, wanted) in MODULES {
+            let kept = kept.join(folder);
+            fs::create_dir(&kept)?;
+            let order = load_order(wanted, &dependencies, &builtin)?;
+            for (number, file) in order.iter().enumerate() {
+                let module = modules.join(file);
+                let packed = file.strip_suffix(".xz");
+                let stem = Path::new(packed.unwrap_or(file)).file_name();
+                let stem = stem.context("a module without a name")?.to_string_lossy();
+                let to = kept.join(format!("{number:02}-{stem}"));
+                if packed.is_some() {
+                    let plain = output(Command::new("xz").arg("-dc").arg(&module))?;
+                    fs::write(to, plain.stdout)?;
+                } else {
+                    fs::rename(module, to)?;
+                }
             }
         }
         fs::rename(&kept, self.dir.join(name))?;
@@ -207,8 +227,8 @@ impl Cache {
     }
 }
 
-/// The files of [`MODULES`] and of what they need, those that others need first.
-fn load_order(dependencies: &str, builtin: &str) -> Result<Vec<String>> {
+/// The files of modules and of what they need, those that others need first.
+fn load_order(wanted: &[&str], dependencies: &str, builtin: &str) -> Result<Vec<String>> {
     let is = |file: &str, module: &str| {
         let name = Path::new(file)
             .file_name()
@@ -218,7 +238,7 @@ fn load_order(dependencies: &str, builtin: &str) -> Result<Vec<String>> {
             .is_some_and(|(stem, _)| stem.replace('-', "_") == module)
     };
     let mut order: Vec<String> = Vec::new();
-    for module in MODULES {
+    for &module in wanted {
         let line = dependencies.lines().find_map(|line| {
             let (file, needs) = line.split_once(':')?;
             is(file, module).then_some((file, needs))
@@ -260,12 +280,13 @@ mod tests {
 
     #[test]
     fn modules_come_after_what_they_need() {
+        let wanted = ["veth", "tun", "tcp_diag"];
         let dependencies = "\
 kernel/net/ipv4/inet_diag.ko.xz:
 kernel/net/ipv4/tcp_diag.ko.xz: kernel/net/ipv4/inet_diag.ko.xz kernel/net/core/sock.ko.xz
 kernel/drivers/net/tun.ko.xz:
 ";
-        let order = load_order(dependencies, "kernel/drivers/net/veth.ko\n").unwrap();
+        let order = load_order(&wanted, dependencies, "kernel/drivers/net/veth.ko\n").unwrap();
         assert_eq!(
             order,
             [
@@ -275,6 +296,6 @@ kernel/drivers/net/tun.ko.xz:
                 "kernel/net/ipv4/tcp_diag.ko.xz",
             ]
         );
-        assert!(load_order(dependencies, "").is_err());
+        assert!(load_order(&wanted, dependencies, "").is_err());
     }
 }

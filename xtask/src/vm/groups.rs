@@ -33,7 +33,7 @@ impl Group {
 }
 
 /// The columns. To have a test run on every kernel, name it here; it must need no program but
-/// `ip`, `nsenter` and `ss` (see [`super::initramfs`]), and state what it expects of a kernel
+/// `ip`, `nft`, `nsenter` and `ss` (see [`super::initramfs`]), and state what it expects of a kernel
 /// that shows less by `rst-daemon/tests/live/kernel.rs`.
 pub(crate) const GROUPS: &[Group] = &[
     Group {
@@ -97,6 +97,15 @@ pub(crate) const GROUPS: &[Group] = &[
         name: "forged",
         core: &["forged::resets_through_a_router"],
         more: &["forged::reset_of_a_client", "forged::reset_of_a_server"],
+    },
+    Group {
+        name: "reject",
+        core: &["functions::firewall_rejects_connections"],
+        more: &[
+            "functions::firewall_breaks_a_connection",
+            "functions::rejects_are_exact_and_apart",
+            "functions::resets_without_a_connection_are_seen_or_missed_aloud",
+        ],
     },
     Group {
         name: "owners",

@@ -27,6 +27,10 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Lines of the console that are shown where a guest does not reach its end.
 const QUOTED_LINES: usize = 25;
 
+/// On every kernel's command line. What guards against the processor's faults, and the clearing of
+/// all memory, guard nothing here and take a tenth of the time.
+const COMMON: &str = "quiet panic=-1 mitigations=off init_on_alloc=0";
+
 /// What became of a guest.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -111,7 +115,7 @@ impl Guest<'_> {
             .arg("-initrd")
             .arg(&initrd)
             .arg("-append")
-            .arg(format!("{} quiet panic=-1 {append}", arch.append()))
+            .arg(format!("{} {COMMON} {append}", arch.append()))
             .stdout(Stdio::piped())
             .stderr(fs::File::create(dir.join("errors"))?);
         let begin = Instant::now();

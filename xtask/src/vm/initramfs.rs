@@ -16,9 +16,12 @@ use super::{
 use crate::process::Dir;
 
 /// Programs that the tests run, besides rst.
-const PROGRAMS: [&str; 3] = ["ip", "nsenter", "ss"];
+const PROGRAMS: [&str; 4] = ["ip", "nft", "nsenter", "ss"];
 
 const INIT: &str = include_str!("init.sh");
+
+/// Where the kernel looks for what loads a module that it needs (`CONFIG_MODPROBE_PATH`).
+const MODPROBE: (&str, &str) = ("sbin/modprobe", include_str!("modprobe.sh"));
 
 /// The binaries under test.
 pub(crate) struct Binaries {
@@ -40,6 +43,8 @@ impl Base {
         fs::create_dir_all(root.join("usr/bin"))?;
         fs::create_dir_all(root.join("bin"))?;
         write_program(&root.join("init"), INIT)?;
+        fs::create_dir(root.join("sbin"))?;
+        write_program(&root.join(MODPROBE.0), MODPROBE.1)?;
         fs::write(
             root.join("tests"),
             groups::tests(choice).collect::<Vec<_>>().join("\n"),
@@ -69,11 +74,13 @@ impl Base {
     /// The file system for a kernel: the kernel unpacks one archive after the other.
     pub(crate) fn with_modules(&self, kernel: &Kernel) -> Result<Vec<u8>> {
         let dir = Dir::new()?;
-        let modules = dir.join("modules");
-        fs::create_dir(&modules)?;
-        for entry in fs::read_dir(kernel.dir.join("modules"))? {
-            let entry = entry?;
-            fs::copy(entry.path(), modules.join(entry.file_name()))?;
+        for (folder, kept) in kernel.modules() {
+            let modules = dir.join(folder);
+            fs::create_dir(&modules)?;
+            for entry in fs::read_dir(kept)? {
+                let entry = entry?;
+                fs::copy(entry.path(), modules.join(entry.file_name()))?;
+            }
         }
         Ok([&self.archive[..], &archive(dir.path())?].concat())
     }

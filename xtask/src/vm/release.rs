@@ -22,7 +22,7 @@ pub(crate) fn choose(packages: &[&str], series: &str, arch: Arch) -> Option<Rele
     let candidates = packages.iter().filter_map(|package| {
         let name = package.strip_prefix("linux-image-")?;
         let numbers = numbers(name, arch)?;
-        let fits = series == NEWEST || name.starts_with(&format!("{series}."));
+        let fits = series == NEWEST || is_of(name, series);
         if !fits {
             return None;
         }
@@ -45,6 +45,13 @@ pub(crate) fn choose(packages: &[&str], series: &str, arch: Arch) -> Option<Rele
     candidates
         .max_by(|(one, _), (other, _)| one.cmp(other))
         .map(|(_, release)| release)
+}
+
+/// Whether a release, as `uname -r` has it, is of a series such as 6.12.
+pub(crate) fn is_of(release: &str, series: &str) -> bool {
+    release
+        .strip_prefix(series)
+        .is_some_and(|rest| rest.starts_with('.'))
 }
 
 /// The numbers of a release for cloud machines of this architecture, such as `6.1.0-56` and `6.12.117+deb12`; none for
@@ -70,7 +77,7 @@ fn all(numbers: &str) -> Option<Vec<u32>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Arch, NEWEST, choose};
+    use super::{Arch, NEWEST, choose, is_of};
 
     const PACKAGES: &[&str] = &[
         "linux-image-5.10.0-9-cloud-amd64",
@@ -104,6 +111,12 @@ mod tests {
             chosen("6.12").as_deref(),
             Some("6.12.117+deb12.1-cloud-amd64")
         );
+    }
+
+    #[test]
+    fn a_series_is_no_mere_beginning() {
+        assert!(is_of("6.1.0-56-cloud-amd64", "6.1"));
+        assert!(!is_of("6.18.44", "6.1"));
     }
 
     #[test]
