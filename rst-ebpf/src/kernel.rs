@@ -318,21 +318,6 @@ impl<A: Access> Sock<A> {
     pub(crate) fn net(self) -> Option<Net<A>> {
         self.common::<*const u8>(Field::SkNet).map(Net::at)
     }
-}
-
-impl Sock {
-    /// The socket behind a `struct file *` that may be NULL or no socket at all.
-    #[inline(always)]
-    pub(crate) fn of_file(file: *mut u8) -> Option<Self> {
-        let file = NonNull::new(file)?;
-        // SAFETY: the helper takes any file and answers NULL where it is no
-        // socket.
-        let socket = unsafe { bpf_sock_from_file(file.as_ptr().cast()) };
-        let socket = NonNull::new(socket.cast::<u8>())?;
-        // SAFETY: PTR_TO_BTF_ID socket from the helper, checked for NULL.
-        let sk = unsafe { load::<*mut u8>(socket.as_ptr(), Field::SocketSk) }?;
-        not_null(sk).map(Self::at)
-    }
 
     /// Whether a number is its address.
     #[inline(always)]
@@ -349,6 +334,21 @@ impl Sock {
         // SAFETY: the caller's promise; verifiers let programs with CAP_PERFMON
         // store pointers in maps.
         unsafe { ptr::write_volatile(place, self.0.as_ptr() as u64) };
+    }
+}
+
+impl Sock {
+    /// The socket behind a `struct file *` that may be NULL or no socket at all.
+    #[inline(always)]
+    pub(crate) fn of_file(file: *mut u8) -> Option<Self> {
+        let file = NonNull::new(file)?;
+        // SAFETY: the helper takes any file and answers NULL where it is no
+        // socket.
+        let socket = unsafe { bpf_sock_from_file(file.as_ptr().cast()) };
+        let socket = NonNull::new(socket.cast::<u8>())?;
+        // SAFETY: PTR_TO_BTF_ID socket from the helper, checked for NULL.
+        let sk = unsafe { load::<*mut u8>(socket.as_ptr(), Field::SocketSk) }?;
+        not_null(sk).map(Self::at)
     }
 
     /// The full TCP socket; `None` for TIME_WAIT, request and MPTCP sockets.

@@ -15,6 +15,7 @@ use rst_common::{
 };
 
 use crate::{
+    access::Access,
     gather,
     kernel::{self, Sock},
     maps::{LISTENERS, SERVED},
@@ -204,7 +205,7 @@ pub(crate) fn begin(control: *mut Control, sk: Sock, owner: Owner) {
 /// (`systemd.socket(5)`), the listener is its own from now on. Returns whether it
 /// is of that kind.
 #[inline(always)]
-pub(crate) fn accepted(sk: Sock, owner: Owner) -> bool {
+pub(crate) fn accepted<A: Access>(sk: Sock<A>, owner: Owner) -> bool {
     let (Some(net), Some(port)) = (sk.net(), sk.common::<u16>(Field::SkNum)) else {
         return false;
     };

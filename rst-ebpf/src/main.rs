@@ -42,8 +42,8 @@ mod tuple;
 
 use aya_ebpf::{
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns},
-    macros::{btf_tracepoint, fexit, raw_tracepoint},
-    programs::{BtfTracePointContext, FExitContext, RawTracePointContext},
+    macros::{btf_tracepoint, fexit, kprobe, raw_tracepoint},
+    programs::{BtfTracePointContext, FExitContext, ProbeContext, RawTracePointContext},
 };
 use rst_common::{
     cause::{Cause, Direction, Origin, Role, ends_connection, has_gap},
@@ -58,7 +58,7 @@ use rst_common::{
 };
 
 use crate::{
-    access::Call as _,
+    access::Call,
     gather::Source,
     kernel::{Skb, Sock, Task},
     maps::CONTROL,
@@ -346,12 +346,22 @@ pub fn inet_csk_accept_4(ctx: FExitContext) -> i32 {
     0
 }
 
-/// A process takes a connection: it is the one that holds it, as far as anybody
+/// Where fexit is refused, `(sk, parent)` in every version: what `inet_accept` does next with
+/// the connection (`sock_graft`). Sockets of other families, which come here too, are in no
+/// table. A kretprobe of `inet_csk_accept` would not do: there are only so many at a time
+/// (`maxactive`), and each process that waits in `accept` holds one.
+#[kprobe(function = "security_sock_graft")]
+pub fn security_sock_graft(ctx: ProbeContext) -> i32 {
+    accept(&ctx, 0);
+    0
+}
+
+/// A process takes the connection of an argument: it is the one that holds it, as far as anybody
 /// can know. The listener may be another's (socket activation): then it is that
 /// process's service, too.
 #[inline(always)]
-fn accept(ctx: &FExitContext, returned: usize) {
-    let Some(sk) = Sock::from_arg(ctx, returned) else {
+fn accept<C: Call>(ctx: &C, place: usize) {
+    let Some(sk) = Sock::from_arg(ctx, place) else {
         return;
     };
     let owner = process::accepting();

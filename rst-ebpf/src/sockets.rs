@@ -6,6 +6,7 @@ use core::ptr;
 use rst_common::history::{Life, Set, Slot, WAYS, socket_hash, with_ttl, without_ttl};
 
 use crate::{
+    access::Access,
     kernel::{self, Sock},
     maps::SOCKETS,
     process::Owner,
@@ -13,13 +14,13 @@ use crate::{
 
 /// The set that a socket belongs to.
 #[inline(always)]
-fn set(sk: Sock) -> Option<*mut Set> {
+fn set<A: Access>(sk: Sock<A>) -> Option<*mut Set> {
     SOCKETS.get_ptr_mut(socket_hash(sk.low_half()) & kernel::sockets_mask())
 }
 
 /// What is known of a socket with this remote port.
 #[inline(always)]
-pub(crate) fn find(sk: Sock, remote_port: u16) -> Option<(Life, Owner)> {
+pub(crate) fn find<A: Access>(sk: Sock<A>, remote_port: u16) -> Option<(Life, Owner)> {
     let set = set(sk)?;
     let mut found = slot(set, 0);
     for way in 1..WAYS {
@@ -84,7 +85,7 @@ pub(crate) fn found(sk: Sock, remote_port: u16, owner: Owner) {
 /// A connection is accepted. It stays the listener's service's, unless that
 /// listens for others.
 #[inline(always)]
-pub(crate) fn accepted(sk: Sock, remote_port: u16, owner: Owner, activated: bool) {
+pub(crate) fn accepted<A: Access>(sk: Sock<A>, remote_port: u16, owner: Owner, activated: bool) {
     let Some((life, before)) = find(sk, remote_port) else {
         return;
     };
@@ -143,7 +144,7 @@ fn update(sk: Sock, remote_port: u16, change: impl FnOnce(&mut Life)) -> Life {
 /// The slot of a socket, or the one that it may take: an empty one, that of a
 /// closed socket, else any. And whether it is the socket's own.
 #[inline(always)]
-fn choose(set: *mut Set, sk: Sock) -> (*mut Slot, bool) {
+fn choose<A: Access>(set: *mut Set, sk: Sock<A>) -> (*mut Slot, bool) {
     let mut chosen = slot(set, sk.low_half() as usize >> 12 & (WAYS - 1));
     for way in 0..WAYS {
         let candidate = slot(set, way);
@@ -166,7 +167,7 @@ fn choose(set: *mut Set, sk: Sock) -> (*mut Slot, bool) {
 
 /// Whether a slot is this socket's.
 #[inline(always)]
-fn is_of(slot: *mut Slot, sk: Sock) -> bool {
+fn is_of<A: Access>(slot: *mut Slot, sk: Sock<A>) -> bool {
     // SAFETY: a valid map value.
     sk.is_at(unsafe { ptr::read_volatile(&raw const (*slot).identity) })
 }
@@ -180,7 +181,7 @@ fn slot(set: *mut Set, way: usize) -> *mut Slot {
 /// Readers look at the identity first and last, so a half-written slot is
 /// nobody's.
 #[inline(always)]
-fn write(slot: *mut Slot, sk: Sock, life: Life, owner: Owner) {
+fn write<A: Access>(slot: *mut Slot, sk: Sock<A>, life: Life, owner: Owner) {
     // SAFETY: a valid map value. Two sockets may write it at the same moment:
     // who reads compares the remote port in the content too.
     unsafe {

@@ -15,22 +15,27 @@ use rst_daemon::filter::Filter;
 use rst_daemon::join::Joiner;
 use rst_daemon::kernel::btf::Btf;
 use rst_daemon::kernel::{layout, ring};
-use rst_daemon::reset::Reset;
+use rst_daemon::incident::Incident;
+use rst_daemon::incidents::tell;
+use rst_daemon::reset::{Reset, Restarted};
 use rst_daemon::serve::fuzz::exchange;
 use rst_daemon::text::{self, Style};
 use rst_daemon::workload::of_cgroup;
 use rst_daemon::workload::resolver::Named;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// A target; the corpus of each lies in `corpus/NAME`.
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 6] = [
+const TARGETS: [(&str, Target); 7] = [
     ("btf", btf),
     ("cgroup", cgroup),
     ("config", config),
     ("event", event),
     ("filter", filter),
     ("http", http),
+    ("line", line),
 ];
 
 static TARGET: LazyLock<Target> = LazyLock::new(|| {
@@ -83,12 +88,44 @@ fn event(data: &[u8]) {
     let reset = joiner.join(&event, WallClock::from_offset(0), Named::default(), None);
     let json = text::json(&reset).unwrap_or_default();
     assert!(serde_json::from_str::<Reset>(&json).is_ok(), "{json}");
-    let style = Style {
+    is_safe(&text::line(&reset, &style()));
+}
+
+fn style() -> Style {
+    Style {
         color: false,
         zone: TimeZone::UTC,
-    };
-    let line = text::line(&reset, &style);
-    assert!(!line.chars().any(char::is_control), "{line:?}");
+    }
+}
+
+/// Asserts that a terminal does nothing but show it, in lines.
+fn is_safe(text: &str) {
+    let mut shown = text.chars().filter(|character| *character != '\n');
+    assert!(!shown.any(char::is_control), "{text:?}");
+}
+
+/// A line of JSON, of the store or of a daemon's stream: whoever can write there chooses it.
+/// What is read is told safely, and read again as it was.
+fn line(data: &[u8]) {
+    if let Ok(reset) = serde_json::from_slice::<Reset>(data) {
+        is_safe(&text::line(&reset, &style()));
+        assert_eq!(again(&reset), reset);
+    }
+    if let Ok(restarted) = serde_json::from_slice::<Restarted>(data) {
+        is_safe(&text::restarted(&restarted, &style()));
+        assert_eq!(again(&restarted), restarted);
+    }
+    if let Ok(incident) = serde_json::from_slice::<Incident>(data) {
+        is_safe(&tell::page(&incident, &style()));
+    }
+}
+
+fn again<T: Serialize + DeserializeOwned>(value: &T) -> T {
+    let json = text::json(value).unwrap_or_default();
+    match serde_json::from_str(&json) {
+        Ok(again) => again,
+        Err(error) => panic!("{error}: {json}"),
+    }
 }
 
 /// The query of a stream: what is read is written in the same way again.

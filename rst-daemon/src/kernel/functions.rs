@@ -5,10 +5,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use aya::Ebpf;
 use aya::programs::{KProbe, ProgramError};
-use aya::{Btf, Ebpf};
 
-use super::hooks::{Link, attach_entry, find};
+use super::hooks::{Link, find};
+use super::layout::KernelLayout;
 use super::preflight::Host;
 use super::verdict::Verdict;
 
@@ -48,35 +49,39 @@ impl Module {
     }
 }
 
-/// Attaches the first program by fentry, or where that is refused the second by kprobe.
-/// Returns which it is.
-pub(super) fn attach(
+/// Where the first program could not be attached by a trampoline, attaches the second one to
+/// its function by kprobe. Returns which it is.
+pub(super) fn or_kprobe(
     ebpf: &mut Ebpf,
-    function: &str,
-    [program, kprobe]: [&'static str; 2],
-    btf: &Btf,
+    (program, first): (&'static str, Result<Link, ProgramError>),
+    (kprobe, function): (&'static str, &'static str),
+    layout: &KernelLayout,
     host: &Host,
 ) -> Result<(&'static str, Link), Verdict> {
-    let refused = match attach_entry(ebpf, function, program, btf) {
+    let error = match first {
         Ok(link) => return Ok((program, link)),
-        Err(error) => Verdict::of(program, &error, host),
+        Err(error) => error,
     };
+    let refused = Verdict::of(program, &error, host);
+    let refused = refused.detail();
     if !host.has_kprobes {
         return Err(Verdict::Refused(format!(
-            "fentry: {}; the kernel has no kprobes (CONFIG_KPROBE_EVENTS)",
-            refused.detail()
+            "fentry: {refused}; the kernel has no kprobes (CONFIG_KPROBE_EVENTS)"
+        )));
+    }
+    if let Some(difference) = layout.misfits.get(kprobe) {
+        return Err(Verdict::Refused(format!(
+            "fentry: {refused}; kprobe: {difference}"
         )));
     }
     let result = load_kprobe(ebpf, kprobe).and_then(|()| attach_kprobe(ebpf, function, kprobe));
     match result {
         Ok(link) => {
-            let why = refused.detail();
-            tracing::info!("{function} is probed by kprobe, for fentry is refused: {why}");
+            tracing::info!("{function} is probed by kprobe, for fentry is refused: {refused}");
             Ok((kprobe, link))
         }
         Err(error) => Err(Verdict::Refused(format!(
-            "fentry: {}; kprobe: {}",
-            refused.detail(),
+            "fentry: {refused}; kprobe: {}",
             Verdict::of(kprobe, &error, host).detail()
         ))),
     }

@@ -55,7 +55,7 @@ impl Hook {
             Kind::Function { .. } => Verdict::NotNeeded,
             Kind::Tracepoint
             | Kind::Entry { .. }
-            | Kind::Return
+            | Kind::Return { .. }
             | Kind::ModuleFunction { .. }
             | Kind::Iterator => Verdict::NotHere,
         })?;
@@ -70,11 +70,18 @@ impl Hook {
         };
         let result = match probe.kind {
             Kind::Tracepoint => attach_tracepoint(ebpf, name, program, btf),
-            Kind::Return => attach_return(ebpf, name, program, btf),
+            Kind::Return { kprobe } => {
+                let first = (program, attach_return(ebpf, name, program, btf));
+                let second = (kprobe, kprobe);
+                let (program, link) = functions::or_kprobe(ebpf, first, second, layout, host)?;
+                hook.program = program;
+                Ok(link)
+            }
             Kind::Iterator => run_iterator(ebpf, name, program, btf),
             Kind::Entry { kprobe } | Kind::Function { kprobe } => {
-                let programs = [program, kprobe];
-                let (program, link) = functions::attach(ebpf, name, programs, btf, host)?;
+                let first = (program, attach_entry(ebpf, name, program, btf));
+                let second = (kprobe, name);
+                let (program, link) = functions::or_kprobe(ebpf, first, second, layout, host)?;
                 hook.program = program;
                 Ok(link)
             }
@@ -291,11 +298,14 @@ fn again(
         Kind::Entry { kprobe } if kprobe == program => {
             Some(functions::attach_kprobe(ebpf, probe.name, program)?)
         }
+        Kind::Return { kprobe } if kprobe == program => {
+            Some(functions::attach_kprobe(ebpf, kprobe, program)?)
+        }
         Kind::Entry { .. } => {
             let program: &mut FEntry = found.try_into()?;
             Some(Link::Entry(program.attach()?))
         }
-        Kind::Return => {
+        Kind::Return { .. } => {
             let program: &mut FExit = found.try_into()?;
             Some(Link::Return(program.attach()?))
         }
@@ -337,7 +347,7 @@ fn attach_tracepoint(
     Ok(Link::Tracepoint(program.attach()?))
 }
 
-pub(super) fn attach_entry(
+fn attach_entry(
     ebpf: &mut Ebpf,
     name: &str,
     program: &'static str,
@@ -362,7 +372,13 @@ fn attach_return(
 ) -> Result<Link, ProgramError> {
     let program: &mut FExit = find(ebpf, program)?.try_into()?;
     program.load(name, btf)?;
-    Ok(Link::Return(program.attach()?))
+    match program.attach() {
+        Ok(link) => Ok(Link::Return(link)),
+        Err(error) => {
+            program.unload()?;
+            Err(error)
+        }
+    }
 }
 
 /// Runs the program once for each item of the iterator, and unloads it.

@@ -28,8 +28,12 @@ pub(super) enum Kind {
         /// That program.
         kprobe: &'static str,
     },
-    /// The return of a function (fexit).
-    Return,
+    /// The return of a function (fexit), or where that is refused a kprobe of another
+    /// function, which has the same name as its program.
+    Return {
+        /// That one.
+        kprobe: &'static str,
+    },
     /// The call of a function that resets are counted through, likewise. A kernel without
     /// a program for it needs none.
     Function {
@@ -167,7 +171,9 @@ pub const PROBES: &[Probe] = &[
         required: false,
         shows: "which process of a service accepts a connection; without it, the one that listens",
         when: "BTF has the function inet_csk_accept",
-        kind: Kind::Return,
+        kind: Kind::Return {
+            kprobe: "security_sock_graft",
+        },
         program: |kernel| match kernel.accept_args? {
             2 => Some("inet_csk_accept"),
             _ => Some("inet_csk_accept_4"),

@@ -92,13 +92,17 @@ const SEND_V6_WITH_REASON: (&str, &str) = (
     "tcp_v6_send_reset",
     "void (struct sock *, struct sk_buff *, enum sk_rst_reason)",
 );
+const GRAFT: (&str, &str) = (
+    "security_sock_graft",
+    "void (struct sock *, struct socket *)",
+);
 const ITERATE: (&str, &str) = (
     "bpf_iter_task_file",
     "int (struct bpf_iter_meta *, struct task_struct *, u32, struct file *)",
 );
 
 /// From the headers at the tags of Linus' tree (include/trace/events/{tcp,sock,skb}.h,
-/// net/ipv4/{inet_connection_sock.c,tcp_ipv4.c}, net/ipv6/tcp_ipv6.c) where nothing else
+/// net/ipv4/{inet_connection_sock.c,tcp_ipv4.c}, net/ipv6/tcp_ipv6.c, security/security.c) where nothing else
 /// is said.
 const KERNELS: &[Kernel] = &[
     Kernel {
@@ -112,7 +116,7 @@ const KERNELS: &[Kernel] = &[
         ],
         tracepoints: &[SET_STATE, SEND, RECEIVE, FREE],
         functions: &[
-            SEND_V4, SEND_V6, ACCEPT_4, RESET_BARE, CONNECTED, CHILD, ITERATE,
+            SEND_V4, SEND_V6, ACCEPT_4, RESET_BARE, CONNECTED, CHILD, GRAFT, ITERATE,
         ],
     },
     // RHEL 9 as of 5.14.0-70 (9.0): `kfree_skb` has its reason (lttng-modules,
@@ -130,7 +134,9 @@ const KERNELS: &[Kernel] = &[
             "inet_csk_accept_4",
         ],
         tracepoints: &[SET_STATE, SEND, RECEIVE, ERROR_REPORT, FREE_WITH_REASON],
-        functions: &[SEND_V4, SEND_V6, ACCEPT_4, RESET, CONNECTED, CHILD, ITERATE],
+        functions: &[
+            SEND_V4, SEND_V6, ACCEPT_4, RESET, CONNECTED, CHILD, GRAFT, ITERATE,
+        ],
     },
     // RHEL 9 as of 5.14.0-503.21.1 (9.5): `kfree_skb` has the socket too (likewise).
     Kernel {
@@ -146,7 +152,9 @@ const KERNELS: &[Kernel] = &[
             "inet_csk_accept_4",
         ],
         tracepoints: &[SET_STATE, SEND, RECEIVE, ERROR_REPORT, FREE_WITH_SOCKET],
-        functions: &[SEND_V4, SEND_V6, ACCEPT_4, RESET, CONNECTED, CHILD, ITERATE],
+        functions: &[
+            SEND_V4, SEND_V6, ACCEPT_4, RESET, CONNECTED, CHILD, GRAFT, ITERATE,
+        ],
     },
     // Ubuntu 22.04: 5.15 with stable updates, which gave `kfree_skb` its reason in
     // 5.15.58 (lttng-modules, LTTNG_KERNEL_RANGE(5,15,58, 5,16,0)); `inet_csk_accept`
@@ -164,7 +172,9 @@ const KERNELS: &[Kernel] = &[
             "inet_csk_accept_4",
         ],
         tracepoints: &[SET_STATE, SEND, RECEIVE, ERROR_REPORT, FREE_WITH_REASON],
-        functions: &[SEND_V4, SEND_V6, ACCEPT_4, RESET, CONNECTED, CHILD, ITERATE],
+        functions: &[
+            SEND_V4, SEND_V6, ACCEPT_4, RESET, CONNECTED, CHILD, GRAFT, ITERATE,
+        ],
     },
     Kernel {
         name: "6.1",
@@ -179,7 +189,9 @@ const KERNELS: &[Kernel] = &[
             "inet_csk_accept_4",
         ],
         tracepoints: &[SET_STATE, SEND, RECEIVE, ERROR_REPORT, FREE_WITH_REASON],
-        functions: &[SEND_V4, SEND_V6, ACCEPT_4, RESET, CONNECTED, CHILD, ITERATE],
+        functions: &[
+            SEND_V4, SEND_V6, ACCEPT_4, RESET, CONNECTED, CHILD, GRAFT, ITERATE,
+        ],
     },
     // Ubuntu 24.04; `inet_csk_accept` as DepSurf found it there.
     Kernel {
@@ -195,7 +207,9 @@ const KERNELS: &[Kernel] = &[
             "inet_csk_accept_4",
         ],
         tracepoints: &[SET_STATE, SEND, RECEIVE, ERROR_REPORT, FREE_WITH_REASON],
-        functions: &[SEND_V4, SEND_V6, ACCEPT_4, RESET, CONNECTED, CHILD, ITERATE],
+        functions: &[
+            SEND_V4, SEND_V6, ACCEPT_4, RESET, CONNECTED, CHILD, GRAFT, ITERATE,
+        ],
     },
     // 6.10: `tcp_send_reset` and `inet_csk_accept` change, `kfree_skb` a release later.
     Kernel {
@@ -221,6 +235,7 @@ const KERNELS: &[Kernel] = &[
             RESET,
             CONNECTED,
             CHILD_WITH_REASON,
+            GRAFT,
             ITERATE,
         ],
     },
@@ -247,6 +262,7 @@ const KERNELS: &[Kernel] = &[
             RESET,
             CONNECTED,
             CHILD_WITH_REASON,
+            GRAFT,
             ITERATE,
         ],
     },
