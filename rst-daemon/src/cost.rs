@@ -147,8 +147,8 @@ fn own_memory() -> Option<u64> {
     Some(resident.saturating_sub(shared) * page)
 }
 
-/// Returns to the kernel what is not needed any more. Other allocators than glibc's, musl's
-/// among them, have no such call and do what they do as they free.
+/// Returns to the kernel what is not needed any more. Other allocators than glibc's
+/// have no such call and do what they do as they free.
 pub fn give_memory_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes a number and touches only the allocator's own state.

@@ -28,6 +28,9 @@ use crate::{
 /// What is in the Debian package for Debian alone, below `usr/share`.
 const DEBIAN_ONLY: [&str; 2] = ["lintian", "doc/rst/changelog.Debian.gz"];
 
+/// The licence of the C library.
+const LGPL: &str = "/usr/share/common-licenses/LGPL-2.1";
+
 /// The packages that were made.
 struct Packages {
     deb: PathBuf,
@@ -38,7 +41,6 @@ struct Packages {
 pub(crate) fn run() -> Result<()> {
     setup::ensure_build()?;
     setup::ensure_package_tools()?;
-    setup::ensure_target(&musl())?;
     let dir = target_dir().join("packages");
     let made = make(&dir, "release")?;
     let tarball = make_tarball(&dir, &made.deb, "release")?;
@@ -51,9 +53,9 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// The target of the program that needs no libraries.
-pub(crate) fn musl() -> String {
-    format!("{ARCH}-unknown-linux-musl")
+/// The target, named so that what is said of it does not apply to what runs in the build.
+fn target() -> String {
+    format!("{ARCH}-unknown-linux-gnu")
 }
 
 /// Builds what goes into both packages with this profile of cargo, and makes them in `dir`.
@@ -89,13 +91,12 @@ impl Staged {
         fs::create_dir_all(&manual_dir)?;
         // Both at once, and selected as the tests are: what these have built serves here too.
         let targets = ["--bin", "rst", "--example", "manual"];
-        let built = build(profile, &targets)?;
+        let built = messages(&mut build(profile, &targets))?;
         strip(&executable(&built, "rst")?, &release.join("rst"))?;
         manual(&executable(&built, "manual")?, &manual_dir)?;
-        let host = format!("{ARCH}-unknown-linux-gnu");
         fs::write(
             release.join("THIRD-PARTY.txt"),
-            notices::third_party(&[&host, &musl()])?,
+            notices::third_party(&target())?,
         )?;
         fs::copy(notices::rust_library()?, release.join("rust-library.html"))?;
         Ok(staged)
@@ -134,11 +135,13 @@ fn maintainer(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
     Some(format!("{name} <{address}>"))
 }
 
-/// Builds for the packages; cargo's messages, which name what was built.
-fn build(profile: &str, targets: &[&str]) -> Result<String> {
+/// Builds for the packages.
+fn build(profile: &str, targets: &[&str]) -> Command {
     let mut command = cargo("build");
-    command.args(["--workspace", "--exclude", "rst-ebpf"]);
-    messages(command.args(["--profile", profile]).args(targets))
+    command
+        .args(["--workspace", "--exclude", "rst-ebpf", "--profile", profile])
+        .args(targets);
+    command
 }
 
 /// Copies a program without what only a debugger reads.
@@ -169,7 +172,14 @@ fn empty(dir: &Path) -> Result<()> {
 fn make_tarball(dir: &Path, deb: &Path, profile: &str) -> Result<PathBuf> {
     let work = Dir::new()?;
     let program = work.join("rst");
-    let built = build(profile, &["--bin", "rst", "--target", &musl()])?;
+    let target = target();
+    let flags = format!(
+        "CARGO_TARGET_{}_RUSTFLAGS",
+        target.replace('-', "_").to_uppercase()
+    );
+    let mut command = build(profile, &["--bin", "rst", "--target", &target]);
+    // The C library too (Rust reference, "Static and dynamic C runtimes").
+    let built = messages(command.env(flags, "-Ctarget-feature=+crt-static"))?;
     strip(&executable(&built, "rst")?, &program)?;
     let dynamic = output(Command::new("readelf").arg("--dynamic").arg(&program))?.stdout;
     let dynamic = String::from_utf8_lossy(&dynamic);
@@ -194,6 +204,8 @@ fn make_tarball(dir: &Path, deb: &Path, profile: &str) -> Result<PathBuf> {
     for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
         fs::copy(root().join(licence), tree.join(licence))?;
     }
+    fs::copy(LGPL, tree.join("LICENSE-LGPL-2.1"))
+        .with_context(|| format!("cannot copy {LGPL}, of the package base-files"))?;
     let tarball = dir.join(format!("{name}.tar.gz"));
     output(
         Command::new("tar")

@@ -175,13 +175,6 @@ pub(crate) const PACKAGE_TOOLS: &[Tool] = &[
     },
 ];
 
-/// What a program that needs no libraries takes, beside Rust's own.
-pub(crate) const MUSL_TOOLS: &[Tool] = &[Tool {
-    package: "musl-tools",
-    command: "musl-gcc",
-    reason: "a program that needs no libraries",
-}];
-
 /// A program that cargo builds from crates.io.
 pub(crate) struct Crate {
     /// The crate, and its program.

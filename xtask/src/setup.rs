@@ -3,14 +3,14 @@
 //! What is already there is preferred. It does nothing before saying what, and nothing at all
 //! where it can't do everything: then it prints the commands.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 
 use crate::{
     packages,
     packages::{
-        BENCH_TOOLS, BOOT_TOOLS, CROSS_TOOLS, FUZZ_TOOLS, MUSL_TOOLS, NoServices, PACKAGE_CRATES,
+        BENCH_TOOLS, BOOT_TOOLS, CROSS_TOOLS, FUZZ_TOOLS, NoServices, PACKAGE_CRATES,
         PACKAGE_TOOLS, TEST_TOOLS, Tool, VM_TOOLS,
     },
     step::{Log, Step},
@@ -164,20 +164,6 @@ pub(crate) fn ensure_package_tools() -> Result<()> {
     perform(&steps, &mut Log::create()?)
 }
 
-/// Sees to it that rustc can build for this target, one of musl's; an error where that can't be
-/// done.
-pub(crate) fn ensure_target(target: &str) -> Result<()> {
-    require_tools(MUSL_TOOLS, "a program without libraries")?;
-    if has_library(target) {
-        return Ok(());
-    }
-    let add = Step::new(
-        &format!("fetch Rust's library for {target}"),
-        &format!("rustup target add {target}"),
-    );
-    perform(&[add.limit(RUSTUP_LIMIT)], &mut Log::create()?)
-}
-
 /// Installs all of these, or fails.
 fn require_tools(tools: &[Tool], what: &str) -> Result<()> {
     ensure_tools(
@@ -289,13 +275,6 @@ impl Found {
         }
         steps
     }
-}
-
-/// Whether rustc has its library for this target.
-pub(crate) fn has_library(target: &str) -> bool {
-    let mut rustc = Command::new("rustc");
-    toolchain::output(rustc.args(["--print", "target-libdir", "--target", target]))
-        .is_some_and(|dir| Path::new(&dir).is_dir())
 }
 
 fn rust_src() -> Step {

@@ -27,24 +27,8 @@ SQLite, in libsqlite3-sys: in the public domain.
 Rust's standard library: MIT or Apache-2.0; rust-library.html, beside this file, has the
 notices of what is in it.
 
-musl, in the program that needs no libraries alone: MIT.
-
-  Copyright (c) 2005-2020 Rich Felker, et al.
-
-  Permission is hereby granted, free of charge, to any person obtaining a copy of this software
-  and associated documentation files (the \"Software\"), to deal in the Software without
-  restriction, including without limitation the rights to use, copy, modify, merge, publish,
-  distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the
-  Software is furnished to do so, subject to the following conditions:
-
-  The above copyright notice and this permission notice shall be included in all copies or
-  substantial portions of the Software.
-
-  THE SOFTWARE IS PROVIDED \"AS IS\", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING
-  BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
-  NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM,
-  DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
-  OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+The GNU C Library, in the program of the tarball alone: LGPL-2.1-or-later; LICENSE-LGPL-2.1 has
+its text. To link the program with another version of it, build rst from its source.
 ";
 
 /// A crate that is linked into a program.
@@ -61,13 +45,15 @@ struct Linked {
     texts: Vec<String>,
 }
 
-/// The file, for programs that are built for these targets.
-pub(super) fn third_party(targets: &[&str]) -> Result<String> {
+/// The file, for programs that are built for this target.
+pub(super) fn third_party(target: &str) -> Result<String> {
     let mut metadata = cargo("metadata");
-    metadata.args(["--format-version=1", "--locked"]);
-    for target in targets {
-        metadata.args(["--filter-platform", target]);
-    }
+    metadata.args([
+        "--format-version=1",
+        "--locked",
+        "--filter-platform",
+        target,
+    ]);
     let metadata = serde_json::from_slice(&output(&mut metadata)?.stdout)
         .context("cargo metadata gave no JSON")?;
     let mut crates = linked(&metadata)?;
