@@ -367,7 +367,7 @@ causes! {
     /// A rule of the firewall answered with a reset.
     FirewallReject = "firewall_reject" {
         meaning: "a firewall rule of this host (netfilter) rejected a segment with a TCP reset",
-        impact: "connect_failed on a SYN, else connection_broken",
+        impact: "connect_failed on a SYN, connection_broken on data; a FIN or an ACK without data: uncertain",
         evidence: "the kernel built the reset for a REJECT: iptables -j REJECT --reject-with tcp-reset, or nft reject with tcp reset; local and remote are the segment's destination and source, also where it was only to be forwarded",
         confirm: "nft list ruleset | grep -B5 'reject with tcp reset'; iptables -vnL | grep tcp-reset counts the packets",
         fix: "where the connection is wanted, let a rule before it accept it; a rule that rejects what conntrack calls invalid also meets late segments of connections that have ended: drop those instead",

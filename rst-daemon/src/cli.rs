@@ -35,6 +35,9 @@ pub enum Command {
         #[arg(value_parser = cause)]
         cause: Option<Cause>,
     },
+    /// Check whether the probes run on this host, and its settings: exits with 1 where there is
+    /// something to change, with 2 where that could not be found out
+    Doctor(DoctorArgs),
     /// Check a configuration file, or print the commented default
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -120,6 +123,17 @@ pub struct HistoryArgs {
     pub filter: Filter,
 }
 
+/// Flags of `rst doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+    /// The daemon's UNIX socket; where none runs the probes are attached for a moment
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+}
+
 /// Commands of `rst config`.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
@@ -190,6 +204,15 @@ mod tests {
         assert_eq!((args.limit, args.json), (Some(5), true));
         assert_eq!(args.data_dir, PathBuf::from("/d"));
         assert_eq!(args.filter.cause, Some(Cause::Refused));
+    }
+
+    #[test]
+    fn doctor_flags() {
+        let Command::Doctor(args) = parse("rst doctor --json --socket /s").unwrap().command else {
+            panic!("not doctor");
+        };
+        assert!(args.json);
+        assert_eq!(args.socket, PathBuf::from("/s"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
@@ -21,6 +22,7 @@ use tokio::time::timeout;
 use crate::filter::Filter;
 use crate::incident::Incident;
 use crate::reset::{Reset, Restarted, Told};
+use crate::status::Status;
 use crate::text;
 
 /// Longest line, and longest event, of the stream.
@@ -103,8 +105,8 @@ impl Drop for Connection {
     }
 }
 
-/// Longest list of incidents that is read.
-const MAX_INCIDENTS: usize = 64 << 20;
+/// Longest document that is read.
+const MAX_DOCUMENT: usize = 64 << 20;
 
 /// Asks the daemon behind the socket for the incidents that were open at `since` or
 /// later; all that it remembers where that is not given.
@@ -112,10 +114,20 @@ pub async fn incidents(
     socket: &Path,
     since: Option<Timestamp>,
 ) -> Result<Vec<Incident>, ClientError> {
-    let io = connect(socket).await?;
     let query = since.map_or(String::new(), |since| format!("?since={since}"));
+    get(socket, &format!("/api/v1/incidents{query}")).await
+}
+
+/// Asks the daemon behind the socket how it stands.
+pub async fn status(socket: &Path) -> Result<Status, ClientError> {
+    get(socket, "/api/v1/status").await
+}
+
+/// Asks for a JSON document.
+async fn get<T: DeserializeOwned>(socket: &Path, target: &str) -> Result<T, ClientError> {
+    let io = connect(socket).await?;
     let answer = async {
-        let asked = ask(io, &format!("/api/v1/incidents{query}")).await;
+        let asked = ask(io, target).await;
         let (answer, _connection) = asked.map_err(|error| not_rst(socket, &error.to_string()))?;
         match answer.status() {
             StatusCode::OK => {}
@@ -124,7 +136,7 @@ pub async fn incidents(
             }
             status => return Err(not_rst(socket, &format!("it answers {status}"))),
         }
-        let body = Limited::new(answer.into_body(), MAX_INCIDENTS)
+        let body = Limited::new(answer.into_body(), MAX_DOCUMENT)
             .collect()
             .await;
         let body = body.map_err(|error| not_rst(socket, &error.to_string()))?;

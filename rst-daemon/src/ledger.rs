@@ -53,6 +53,14 @@ impl Ours {
     }
 }
 
+/// Handshakes that have met a full accept queue in this process' network namespace since it
+/// was made (`ListenOverflows`); `None` where the kernel does not say.
+#[must_use]
+pub fn listen_overflows() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/net/netstat").ok()?;
+    snmp::one(&text, "TcpExt", "ListenOverflows")
+}
+
 /// What the ledger shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {

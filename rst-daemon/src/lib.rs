@@ -2,7 +2,7 @@
 //! them with what the host knows, serve them.
 //!
 //! I/O lives in `kernel`, `serve`, `client`, `print`, `workload::cgroups`,
-//! `process`, `publish`, `incidents::run`, `store`, `history` and `daemon`; all else between an [`rst_common::event::Event`] and its
+//! `process`, `publish`, `incidents::run`, `store`, `history`, `doctor` and `daemon`; all else between an [`rst_common::event::Event`] and its
 //! text, JSON or metrics is pure.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
@@ -14,6 +14,7 @@ pub mod community_id;
 pub mod config;
 pub mod cost;
 pub mod daemon;
+pub mod doctor;
 pub mod explain;
 pub mod filter;
 pub mod governor;

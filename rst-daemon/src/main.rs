@@ -7,8 +7,11 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use rst_daemon::cli::{Cli, Command, ConfigCommand, DaemonArgs, IncidentsArgs, WatchArgs};
+use rst_daemon::cli::{
+    Cli, Command, ConfigCommand, DaemonArgs, DoctorArgs, IncidentsArgs, WatchArgs,
+};
 use rst_daemon::config::{self, Config, ConfigError};
+use rst_daemon::doctor::{self, DoctorError};
 use rst_daemon::filter::Filter;
 use rst_daemon::hub::Hub;
 use rst_daemon::print::{self, Format};
@@ -23,6 +26,10 @@ enum Failure {
     Usage(ConfigError),
     /// It made sense and failed: 1.
     Failed(anyhow::Error),
+    /// The host could not be examined: 2.
+    Unexamined(DoctorError),
+    /// The host has been examined, and something is to be changed: 1.
+    Finding,
 }
 
 impl From<anyhow::Error> for Failure {
@@ -41,6 +48,7 @@ fn main() -> ExitCode {
             print_line(cause.map_or_else(explain::list, explain::cause).trim_end())
                 .map_err(Failure::from)
         }
+        Command::Doctor(args) => run_doctor(args),
         Command::Config(ConfigCommand::Check { file }) => check_config(file.as_deref()),
         Command::Config(ConfigCommand::Example) => print_example().map_err(Failure::from),
     };
@@ -50,6 +58,11 @@ fn main() -> ExitCode {
             log::failure(&error);
             ExitCode::from(2)
         }
+        Err(Failure::Unexamined(error)) => {
+            log::failure(&error);
+            ExitCode::from(2)
+        }
+        Err(Failure::Finding) => ExitCode::FAILURE,
         Err(Failure::Failed(error)) => {
             log::failure(&format_args!("{error:#}"));
             ExitCode::FAILURE
@@ -99,6 +112,14 @@ fn run_watch(args: WatchArgs) -> anyhow::Result<()> {
 
 fn run_incidents(args: IncidentsArgs) -> anyhow::Result<()> {
     Ok(runtime()?.block_on(incidents::command::run(args))?)
+}
+
+fn run_doctor(args: DoctorArgs) -> Result<(), Failure> {
+    match runtime()?.block_on(doctor::run(args)) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(Failure::Finding),
+        Err(error) => Err(Failure::Unexamined(error)),
+    }
 }
 
 fn check_config(file: Option<&Path>) -> Result<(), Failure> {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::kernel::verdict::{Judged, Told};
 
@@ -19,22 +19,26 @@ pub struct Report {
     pub probes: Arc<[Judged]>,
 }
 
-#[derive(Serialize)]
-struct Json<'a> {
+/// The same as its readers have it: the JSON object of `/api/v1/status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
     v: u32,
-    version: &'static str,
-    kernel: &'a str,
-    ready: bool,
-    probes: Vec<Told<'a>>,
+    version: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// Whether resets are counted.
+    pub ready: bool,
+    /// Every probe.
+    pub probes: Vec<Told>,
 }
 
 impl Report {
     /// As one JSON object.
     pub fn to_json(&self, ready: bool) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec(&Json {
+        serde_json::to_vec(&Status {
             v: VERSION,
-            version: env!("CARGO_PKG_VERSION"),
-            kernel: &self.kernel,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: self.kernel.clone(),
             ready,
             probes: self.probes.iter().map(Judged::told).collect(),
         })

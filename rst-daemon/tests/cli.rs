@@ -5,7 +5,7 @@
 
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -423,4 +423,64 @@ fn watch_ends_when_nobody_reads() {
         };
         assert_eq!(status.code(), Some(0), "with a daemon: {with_daemon}");
     }
+}
+
+/// What `rst doctor --json` prints, and its exit code.
+fn examined(mut command: Command, socket: &Path) -> (Option<i32>, Vec<serde_json::Value>) {
+    command.args(["doctor", "--json", "--socket"]).arg(socket);
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    (output.status.code(), lines.collect())
+}
+
+/// The finding that begins a line of `rst doctor`.
+fn finding<'a>(lines: &'a [serde_json::Value], check: &str) -> &'a str {
+    let found = lines
+        .iter()
+        .find(|line| line["check"] == check && line["verdict"] == "finding");
+    found.and_then(|line| line["what"].as_str()).unwrap()
+}
+
+#[test]
+fn doctor_without_a_daemon_tries_the_probes() {
+    if !is_root("doctor_without_a_daemon_tries_the_probes") {
+        return;
+    }
+    let folder = Folder::new();
+    let (code, lines) = examined(rst(), &folder.socket());
+    assert_eq!(code, Some(1));
+    assert!(finding(&lines, "daemon").starts_with("none runs"));
+    let ok = lines.iter().find(|line| line["verdict"] == "ok").unwrap();
+    assert_eq!(ok["check"], "probes");
+    let what = ok["what"].as_str().unwrap();
+    assert!(what.contains("tcp_send_reset, tcp_receive_reset"), "{what}");
+    folder.assert_untouched();
+}
+
+#[test]
+fn doctor_says_what_the_probes_need() {
+    if !is_root("doctor_says_what_the_probes_need") {
+        return;
+    }
+    let folder = Folder::new();
+    let (code, lines) = examined(unprivileged(&folder), &folder.socket());
+    assert_eq!(code, Some(1));
+    let what = finding(&lines, "probes");
+    assert!(what.contains("CAP_BPF CAP_PERFMON missing"), "{what}");
+}
+
+/// What is no daemon can't be asked: the host is not examined.
+#[test]
+fn doctor_fails_where_the_socket_is_not_ours() {
+    let folder = Folder::new();
+    let socket = folder.socket();
+    let other = UnixListener::bind(&socket).unwrap();
+    let answer = std::thread::spawn(move || {
+        let (mut stream, _) = other.accept().unwrap();
+        stream.write_all(b"220 mail.example.org ESMTP\r\n").unwrap();
+    });
+    let (code, lines) = examined(rst(), &socket);
+    assert_eq!((code, lines.len()), (Some(2), 0));
+    answer.join().unwrap();
 }

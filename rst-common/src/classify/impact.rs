@@ -150,15 +150,19 @@ fn refused_impact(facts: &Facts) -> Impact {
     }
 }
 
-/// Whether it answers a SYN, with or without ACK, decides what the peer has lost.
+/// Whether it answers a SYN, with or without ACK, or data decides what the peer has lost. A rule
+/// against what conntrack calls invalid meets the last FIN and ACK of connections that are over,
+/// too.
 #[inline(always)]
 fn reject_impact(facts: &Facts) -> Impact {
     if !facts.knows(known::SEGMENT) {
         Impact::Uncertain
     } else if facts.segment_flags & flag::SYN != 0 {
         Impact::ConnectFailed
-    } else {
+    } else if facts.payload_len != 0 {
         Impact::ConnectionBroken
+    } else {
+        Impact::Uncertain
     }
 }
 

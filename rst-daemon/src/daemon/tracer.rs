@@ -85,16 +85,8 @@ impl Tracer {
         hub: Hub,
     ) -> Result<(Self, Counters), DaemonError> {
         let mut kernel = load::attach(Settings {
-            ring_bytes: config.ring_bytes,
-            max_series: config.max_series,
-            max_workloads: config.max_workloads,
-            max_ports: config.max_ports,
-            idle_ms: config.idle_ms,
-            multiplexed_ports: &config.multiplexed_ports,
-            tracked_sockets: config.tracked_sockets,
-            closed_connections: config.closed_connections,
-            pin_dir: config.pin_dir.as_deref(),
             log_kernel,
+            ..Settings::of(config)
         })?;
         if log_kernel {
             kernel_log::forward(&mut kernel.ebpf);

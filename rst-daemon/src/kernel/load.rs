@@ -30,6 +30,7 @@ use super::preflight::{Host, PreflightError};
 use super::probes::{Probe, SOCKETS_AT_START};
 use super::verdict::{Judged, Verdict, chain};
 use crate::clock::Hz;
+use crate::config::Config;
 
 /// The eBPF object, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/rst-ebpf-object"));
@@ -170,6 +171,25 @@ pub struct Kernel {
     pub hooks: Hooks,
     /// What the maps take.
     pub memory: String,
+}
+
+impl<'a> Settings<'a> {
+    /// Those of a configuration.
+    #[must_use]
+    pub fn of(config: &'a Config) -> Self {
+        Self {
+            ring_bytes: config.ring_bytes,
+            max_series: config.max_series,
+            max_ports: config.max_ports,
+            idle_ms: config.idle_ms,
+            multiplexed_ports: &config.multiplexed_ports,
+            tracked_sockets: config.tracked_sockets,
+            closed_connections: config.closed_connections,
+            max_workloads: config.max_workloads,
+            pin_dir: config.pin_dir.as_deref(),
+            log_kernel: false,
+        }
+    }
 }
 
 /// Checks the host, loads the programs and attaches every probe.

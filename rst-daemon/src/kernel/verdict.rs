@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use aya::programs::ProgramError;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::preflight::Host;
 use super::probes::Probe;
@@ -47,15 +47,27 @@ pub struct Judged {
 }
 
 /// A hook as the status tells it.
-#[derive(Clone, Debug, Serialize)]
-pub struct Told<'a> {
-    probe: &'static str,
-    required: bool,
-    verdict: &'static str,
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Told {
+    /// Its name, as in `rst_probe_up`.
+    pub probe: String,
+    /// Whether the daemon can be ready without it.
+    pub required: bool,
+    /// [`Verdict::name`].
+    pub verdict: String,
     /// `null` where it is attached.
-    why: Option<&'a str>,
+    pub why: Option<String>,
     /// What is lost without it.
-    shows: &'static str,
+    pub shows: String,
+}
+
+impl Told {
+    /// Whether nothing is lost: it is attached, or need not be, or will be when its module
+    /// is loaded.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        ["attached", "not_needed", "waiting"].contains(&self.verdict.as_str())
+    }
 }
 
 impl Verdict {
@@ -139,13 +151,13 @@ impl Judged {
 
     /// For the status.
     #[must_use]
-    pub fn told(&self) -> Told<'_> {
+    pub fn told(&self) -> Told {
         Told {
-            probe: self.probe.name,
+            probe: self.probe.name.to_owned(),
             required: self.probe.required,
-            verdict: self.verdict.name(),
-            why: self.why(),
-            shows: self.probe.shows,
+            verdict: self.verdict.name().to_owned(),
+            why: self.why().map(str::to_owned),
+            shows: self.probe.shows.to_owned(),
         }
     }
 }

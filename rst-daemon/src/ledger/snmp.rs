@@ -124,6 +124,16 @@ pub(super) fn parse<'a>(
     }
 }
 
+/// One counter by its name.
+pub(super) fn one(text: &str, protocol: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| {
+        let (of, rest) = line.split_once(':')?;
+        (of == protocol).then_some(rest.split_ascii_whitespace())
+    });
+    let at = lines.next()?.position(|column| column == name)?;
+    lines.next()?.nth(at)?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,6 +155,14 @@ TcpExt: 0 0 0 3 0 0 0 17 21 0 4 0 1 0 2
 IpExt: InNoRoutes InTruncatedPkts
 IpExt: 0 0
 ";
+
+    #[test]
+    fn a_counter_is_found_by_its_name() {
+        assert_eq!(one(SNMP, "Tcp", "OutRsts"), Some(900));
+        assert_eq!(one(NETSTAT, "TcpExt", "TCPAbortOnClose"), Some(21));
+        assert_eq!(one(NETSTAT, "TcpExt", "ListenOverflows"), None);
+        assert_eq!(one("", "Tcp", "OutRsts"), None);
+    }
 
     fn parsed(texts: &[(&str, &'static str)]) -> Result<Values, Malformed> {
         let mut values = Values::default();

@@ -1,9 +1,11 @@
 //! Resets that pass no tracepoint: those without a connection before Linux 6.10, and
 //! netfilter's own.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::Command;
 
+use rst_daemon::kernel::probes::{PROBES, Probe};
 use serde_json::{Value, json};
 
 use crate::collect::wait_until;
@@ -12,7 +14,7 @@ use crate::lab::{Lab, skipped};
 use crate::metrics::Scrape;
 use crate::netns::{FAMILIES, Netns};
 use crate::pace;
-use crate::process::find_program;
+use crate::process::{RST, find_program};
 use crate::tcp::{self, closed_port, connect_refused};
 
 /// Where the rules reject: one that nobody listens on, one that somebody does, and
@@ -191,6 +193,34 @@ fn rejects_are_exact_and_apart() {
     assert_eq!(after.value("rst_unaccounted_resets"), 0);
 }
 
+/// Asserts that `rst doctor` tells of each probe what the metrics do, and exits by it.
+fn doctor_agrees(lab: &Lab) {
+    let mut doctor = Command::new(RST);
+    doctor
+        .args(["doctor", "--json", "--socket"])
+        .arg(&lab.daemon.socket);
+    let output = doctor.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    let lines: Vec<Value> = lines.collect();
+    let told = |well: bool| {
+        let lines = lines.iter().filter(|line| line["check"] == "probes");
+        let lines = lines.filter(|line| (line["verdict"] == "ok") == well);
+        let words = lines.flat_map(|line| line["what"].as_str().unwrap().split([' ', ',', ':']));
+        words.collect::<BTreeSet<&str>>()
+    };
+    let (well, not) = (told(true), told(false));
+    let up = Scrape::take(&lab.daemon.socket).probes_up();
+    for Probe { name, .. } in PROBES {
+        // Those that are not needed, or wait for their module, are neither up nor wrong.
+        let is_told = well.contains(name) && !not.contains(name);
+        assert!(is_told || !up.contains(*name), "{name}: {text}");
+        assert!(!not.contains(name) || !up.contains(*name), "{name}: {text}");
+    }
+    let findings = lines.iter().any(|line| line["verdict"] == "finding");
+    assert_eq!(output.status.code(), Some(i32::from(findings)), "{text}");
+}
+
 /// What a kernel shows of resets without a connection: by its tracepoint, or by the
 /// functions, or else not, and then the daemon says so.
 #[test]
@@ -199,6 +229,7 @@ fn resets_without_a_connection_are_seen_or_missed_aloud() {
     let Some(lab) = Lab::start(test, &[], &[]) else {
         return;
     };
+    doctor_agrees(&lab);
     let log = lab.daemon.log();
     let probes = ["tcp_v4_send_reset", "tcp_v6_send_reset"];
     let before = lab.before().clone();

@@ -108,6 +108,14 @@ fn rejected_by_the_firewall() {
         ..data
     };
     assert_eq!(decide(&served).role, Role::Server);
+    // The last of a connection that was over, or the first after a pause.
+    for flags in [flag::ACK, flag::FIN | flag::ACK] {
+        check(
+            &rejected(flags, 0),
+            Cause::FirewallReject,
+            Impact::Uncertain,
+        );
+    }
     // The header could not be read.
     let unknown = Facts { known: 0, ..data };
     check(&unknown, Cause::FirewallReject, Impact::Uncertain);
