@@ -55,7 +55,7 @@ pub fn run(args: HistoryArgs) -> Result<(), HistoryError> {
     };
     let printed = match args.limit {
         Some(limit) => output.all(reader.newest(&query, limit)?.into_iter().map(Ok)),
-        None => output.all(reader.all(&query)),
+        None => output.all(reader.all(&query)?),
     };
     match printed.and_then(|()| Ok(output.out.flush()?)) {
         Err(HistoryError::Print(error)) if print::is_closed(&error) => return Ok(()),

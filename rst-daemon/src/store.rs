@@ -21,6 +21,7 @@ use crate::incident::Incident;
 use crate::reset::Told;
 
 pub mod database;
+mod digest;
 pub mod incidents;
 pub mod query;
 mod schema;

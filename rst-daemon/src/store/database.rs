@@ -15,6 +15,7 @@ use rst_common::cause::{Cause, Role};
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 use thiserror::Error;
 
+use super::digest::{self, Digest, Mark};
 use super::{incidents, schema};
 use crate::incident::Incident;
 use crate::reset::{Reset, Restarted, Told};
@@ -235,15 +236,17 @@ impl Database {
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut digests = Vec::with_capacity(items.len());
         for item in items {
             match item {
-                Item::Told(Told::Reset(reset)) => insert_reset(&transaction, reset)?,
+                Item::Told(Told::Reset(reset)) => digests.push(insert_reset(&transaction, reset)?),
                 Item::Told(Told::Restarted(restarted)) => insert_restart(&transaction, restarted)?,
                 Item::Incident(incident) => {
                     incidents::put(&transaction, &incidents::Row::of(incident)?)?;
                 }
             }
         }
+        digest::write(&transaction, &digests)?;
         let room = if items.is_empty() {
             AT_LEISURE
         } else {
@@ -332,7 +335,7 @@ pub(super) fn nanoseconds(time: Timestamp) -> i64 {
     i64::try_from(ns).unwrap_or(if ns < 0 { i64::MIN } else { i64::MAX })
 }
 
-fn insert_reset(transaction: &Transaction<'_>, reset: &Reset) -> Result<(), StoreError> {
+fn insert_reset(transaction: &Transaction<'_>, reset: &Reset) -> Result<Digest, StoreError> {
     let json = text::json(reset)?;
     let server = reset.role == Role::Server.label();
     let client = reset.role == Role::Client.label();
@@ -350,6 +353,10 @@ fn insert_reset(transaction: &Transaction<'_>, reset: &Reset) -> Result<(), Stor
     };
     let ip = |ip: std::net::IpAddr| ip.to_canonical().to_string();
     let owner = reset.owner.as_ref();
+    let pid = owner.and_then(|owner| owner.pid);
+    let of = reset.workload.as_ref();
+    let workload = of.map(|workload| text::safe(&workload.name));
+    let time_ns = nanoseconds(reset.time);
     transaction
         .prepare_cached(
             "INSERT INTO resets (time_ns, direction, cause, impact, role, workload, port,
@@ -359,21 +366,18 @@ fn insert_reset(transaction: &Transaction<'_>, reset: &Reset) -> Result<(), Stor
                  ?17, ?18, ?19)",
         )?
         .execute(params![
-            nanoseconds(reset.time),
+            time_ns,
             reset.direction,
             reset.cause,
             reset.impact,
             reset.role,
-            reset
-                .workload
-                .as_ref()
-                .map(|workload| text::safe(&workload.name)),
+            workload,
             service.map(|end| end.port),
             local.map(|end| ip(end.ip)),
             local.map(|end| end.port),
             peer.map(|end| ip(end.ip)),
             peer.map(|end| end.port),
-            owner.and_then(|owner| owner.pid),
+            pid,
             owner.map(|owner| text::safe(&owner.comm)),
             reset.netns,
             reset.state,
@@ -382,7 +386,20 @@ fn insert_reset(transaction: &Transaction<'_>, reset: &Reset) -> Result<(), Stor
             reset.age_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
             json,
         ])?;
-    Ok(())
+    Ok(Digest {
+        time_ns,
+        id: transaction.last_insert_rowid(),
+        peer: digest::address(peer.map(|end| end.ip)),
+        ports: [local, peer].map(|end| end.map_or(0, |end| end.port)),
+        pid: pid.unwrap_or(0),
+        netns: reset.netns.unwrap_or(0),
+        marks: [
+            Mark::of(&reset.direction),
+            Mark::of(&reset.cause),
+            Mark::of(&reset.impact),
+            workload.as_deref().map_or_else(Mark::default, Mark::of),
+        ],
+    })
 }
 
 fn insert_restart(transaction: &Transaction<'_>, over: &Restarted) -> Result<(), StoreError> {
@@ -439,6 +456,7 @@ fn purge(
             )?
             .execute([])?;
     }
+    digest::purge(transaction)?;
     if free > pages / UNUSED {
         // Each step gives one page back.
         let mut vacuum =

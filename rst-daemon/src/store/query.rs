@@ -10,15 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use jiff::Timestamp;
-use rusqlite::functions::FunctionFlags;
-use rusqlite::types::{Value, ValueRef};
-use rusqlite::{Connection, OpenFlags, params_from_iter};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params_from_iter};
 use thiserror::Error;
 
 use super::database::{FILE, StoreError, nanoseconds, wal};
-use super::schema;
+use super::{digest, schema};
 use crate::filter::Filter;
 use crate::reset::Told;
 use crate::text;
@@ -32,9 +30,6 @@ const BATCH: usize = 1000;
 /// What happens within this time, nanoseconds, is shown in the order in which it was
 /// told: the other end of a connection after the one that lost more.
 const TOLD_TOGETHER: i64 = 100_000_000;
-
-/// Name of the function that tells the peers wanted; SQL has no networks.
-const IS_PEER: &str = "is_peer";
 
 /// Why the store can't be read.
 #[derive(Debug, Error)]
@@ -77,6 +72,13 @@ pub struct Query {
     pub until: Timestamp,
 }
 
+impl Query {
+    /// Whether not all resets of the time are asked for.
+    fn restricts_resets(&self) -> bool {
+        self.filter != Filter::default()
+    }
+}
+
 /// One row.
 #[derive(Clone, Debug)]
 pub struct Found {
@@ -88,8 +90,12 @@ pub struct Found {
 
 impl Found {
     fn moment(&self) -> i64 {
-        self.time_ns.div_euclid(TOLD_TOGETHER)
+        moment(self.time_ns)
     }
+}
+
+fn moment(time_ns: i64) -> i64 {
+    time_ns.div_euclid(TOLD_TOGETHER)
 }
 
 /// An open store that can be read.
@@ -136,12 +142,23 @@ impl Reader {
     /// The newest `limit` that are asked for, the oldest of them first.
     pub fn newest(&self, query: &Query, limit: u32) -> Result<Vec<Found>, ReadError> {
         let newest = |kind| self.fetch(query, kind, Order::Falling(limit));
-        let mut found = newest(Kind::Resets)?;
+        let restarts = newest(Kind::Restarts)?;
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let mut found = if query.restricts_resets() {
+            let mut candidates = self.search(query)?;
+            candidates.sort_unstable();
+            let newest = candidates.into_iter().rev();
+            newest
+                .filter_map(|row| self.wanted(query, row).transpose())
+                .take(limit)
+                .collect::<Result<Vec<_>, _>>()?
+        } else {
+            newest(Kind::Resets)?
+        };
         found.sort_by_key(|row| (row.moment(), row.id));
-        found.extend(newest(Kind::Restarts)?);
+        found.extend(restarts);
         // Stable: a restart comes after the resets of its moment.
         found.sort_by_key(Found::moment);
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         Ok(found.split_off(found.len().saturating_sub(limit)))
     }
 
@@ -149,10 +166,10 @@ impl Reader {
     pub fn all<'a>(
         &'a self,
         query: &'a Query,
-    ) -> impl Iterator<Item = Result<Found, ReadError>> + 'a {
-        let mut resets = Ahead::new(self, query, Kind::Resets);
-        let mut restarts = Ahead::new(self, query, Kind::Restarts);
-        std::iter::from_fn(move || {
+    ) -> Result<impl Iterator<Item = Result<Found, ReadError>> + 'a, ReadError> {
+        let mut resets = Ahead::new(self, query, Kind::Resets)?;
+        let mut restarts = Ahead::new(self, query, Kind::Restarts)?;
+        Ok(std::iter::from_fn(move || {
             let next = resets.peek().and_then(|reset| {
                 let restart = restarts.peek()?;
                 Ok(match (reset, restart) {
@@ -162,10 +179,44 @@ impl Reader {
                 })
             });
             next.transpose()
-        })
+        }))
     }
 
-    /// Some of the rows that are asked for, the oldest first.
+    /// Time and id of the resets that may be wanted.
+    fn search(&self, query: &Query) -> Result<Vec<(i64, i64)>, ReadError> {
+        let [since, until] = [query.since, query.until].map(nanoseconds);
+        digest::search(&self.connection, &query.filter, since, until)
+            .map_err(|error| self.fault(error))
+    }
+
+    /// The reset of that time and row, if it is wanted. It may have been deleted since it
+    /// was found.
+    fn wanted(&self, query: &Query, (time_ns, id): (i64, i64)) -> Result<Option<Found>, ReadError> {
+        let json = || {
+            self.connection
+                .prepare_cached("SELECT json FROM resets WHERE id = ? AND time_ns = ?")?
+                .query_row([id, time_ns], |row| row.get::<_, String>(0))
+                .optional()
+        };
+        let json = json().map_err(|error| self.fault(error))?;
+        let found = json.map(|json| Found {
+            time_ns,
+            id,
+            told: Kind::Resets.read(&json),
+        });
+        let is_wanted = |told: &Told| query.filter.wants(told);
+        Ok(found.filter(|found| found.told.as_ref().map_or(true, is_wanted)))
+    }
+
+    fn fault(&self, error: rusqlite::Error) -> ReadError {
+        ReadError::Content {
+            path: self.path.clone(),
+            source: error.into(),
+        }
+    }
+
+    /// Some of the rows that are asked for, the oldest first; all of the resets in the
+    /// time, whatever the filter.
     fn fetch(&self, query: &Query, kind: Kind, order: Order) -> Result<Vec<Found>, ReadError> {
         let Some((conditions, mut values)) = conditions(query, kind) else {
             return Ok(Vec::new());
@@ -184,12 +235,9 @@ impl Reader {
             }
         };
         values.push(limit);
-        let table = kind.table(&query.filter);
+        let table = kind.table();
         let sql = format!("SELECT time_ns, id, json FROM {table} WHERE {conditions} {more}");
-        let rows = || {
-            if let Some(peer) = query.filter.peer {
-                name_peers(&self.connection, peer)?;
-            }
+        let rows = || -> rusqlite::Result<_> {
             let mut statement = self.connection.prepare_cached(&sql)?;
             let rows = statement.query_map(params_from_iter(values), |row| {
                 Ok(Found {
@@ -204,10 +252,7 @@ impl Reader {
             }
             Ok(rows)
         };
-        rows().map_err(|error: rusqlite::Error| ReadError::Content {
-            path: self.path.clone(),
-            source: error.into(),
-        })
+        rows().map_err(|error| self.fault(error))
     }
 }
 
@@ -242,31 +287,8 @@ enum Kind {
 }
 
 impl Kind {
-    /// The table, and the index to search. SQLite would take the one that fits most
-    /// conditions, and then look at each row it finds for the others: with a common
-    /// cause that is slower than the index that has all columns.
-    fn table(self, filter: &Filter) -> &'static str {
-        let Filter {
-            direction: None,
-            cause,
-            impact: None,
-            workload,
-            port: None,
-            peer: None,
-            pid: None,
-            netns: None,
-        } = filter
-        else {
-            return self.all();
-        };
-        match (self, cause, workload) {
-            (Self::Resets, Some(_), None) => "resets INDEXED BY resets_by_cause",
-            (Self::Resets, None, Some(_)) => "resets INDEXED BY resets_by_workload",
-            (Self::Resets | Self::Restarts, _, _) => self.all(),
-        }
-    }
-
-    fn all(self) -> &'static str {
+    /// The table, and the index that has its rows in the order of their time.
+    fn table(self) -> &'static str {
         match self {
             Self::Resets => "resets INDEXED BY resets_by_time",
             Self::Restarts => "restarts INDEXED BY restarts_by_time",
@@ -296,69 +318,43 @@ enum Order {
 /// The conditions in SQL, with the values of their parameters; `None` where no row
 /// can meet them.
 fn conditions(query: &Query, kind: Kind) -> Option<(String, Vec<Value>)> {
-    let Query {
-        filter,
-        since,
-        until,
-    } = query;
-    let Filter {
-        direction,
-        cause,
-        impact,
-        workload,
-        port,
-        peer,
-        pid,
-        netns,
-    } = filter;
     let mut sql = String::from("time_ns >= ? AND time_ns < ?");
-    let mut values = [since, until]
-        .map(|time| Value::Integer(nanoseconds(*time)))
+    let mut values = [query.since, query.until]
+        .map(|time| Value::Integer(nanoseconds(time)))
         .to_vec();
     let mut add = |condition: &str, value: Option<Value>| {
         if let Some(value) = value {
-            sql.push_str(" AND ");
             sql.push_str(condition);
-            values.extend(std::iter::repeat_n(value, condition.matches('?').count()));
+            values.push(value);
         }
     };
-    let text = |label: &str| Value::Text(label.to_owned());
-    match kind {
-        Kind::Resets => {
-            add("direction = ?", direction.map(|it| text(it.label())));
-            add("cause = ?", cause.map(|it| text(it.label())));
-            add("impact = ?", impact.map(|it| text(it.label())));
-            let port = port.map(|port| Value::Integer(port.into()));
-            add("(local_port = ? OR peer_port = ?)", port);
-            add("pid = ?", pid.map(|pid| Value::Integer(pid.into())));
-            add(&format!("{IS_PEER}(peer_ip) = ?"), peer.map(|_| 1.into()));
-        }
+    if kind == Kind::Restarts {
         // As the filter of a watcher has it.
-        Kind::Restarts => {
-            let of_resets = (direction, cause, impact, peer, pid);
-            let (None, None, None, None, None) = of_resets else {
-                return None;
-            };
-            add("port = ?", port.map(|port| Value::Integer(port.into())));
-        }
-    }
-    let name = workload.as_ref().map(|name| Value::Text(text::safe(name)));
-    add("workload = ?", name);
-    add("netns = ?", netns.map(|netns| Value::Integer(netns.into())));
-    Some((sql, values))
-}
-
-/// Makes SQL know which peers are wanted.
-fn name_peers(connection: &Connection, network: IpNet) -> rusqlite::Result<()> {
-    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
-    connection.create_scalar_function(IS_PEER, 1, flags, move |context| {
-        let ip = match context.get_raw(0) {
-            ValueRef::Text(text) => str::from_utf8(text).ok(),
-            ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) | ValueRef::Blob(_) => None,
+        let Filter {
+            direction: None,
+            cause: None,
+            impact: None,
+            workload,
+            port,
+            peer: None,
+            pid: None,
+            netns,
+        } = &query.filter
+        else {
+            return None;
         };
-        let ip: Option<std::net::IpAddr> = ip.and_then(|ip| ip.parse().ok());
-        Ok(ip.is_some_and(|ip| network.contains(&ip)))
-    })
+        let name = workload.as_ref().map(|name| Value::Text(text::safe(name)));
+        add(
+            " AND port = ?",
+            port.map(|port| Value::Integer(port.into())),
+        );
+        add(" AND workload = ?", name);
+        add(
+            " AND netns = ?",
+            netns.map(|netns| Value::Integer(netns.into())),
+        );
+    }
+    Some((sql, values))
 }
 
 /// One table from the oldest row on, fetched ahead.
@@ -367,34 +363,63 @@ struct Ahead<'a> {
     query: &'a Query,
     kind: Kind,
     fetched: VecDeque<Found>,
-    /// Where the next batch begins; `None` after the last.
-    from: Option<(i64, i64)>,
+    rest: Rest,
+}
+
+/// What is not fetched yet.
+enum Rest {
+    /// All that is asked for after this time and id.
+    After((i64, i64)),
+    /// Those of these that are wanted, by time and id.
+    Listed(std::vec::IntoIter<(i64, i64)>),
 }
 
 impl<'a> Ahead<'a> {
-    fn new(reader: &'a Reader, query: &'a Query, kind: Kind) -> Self {
-        Self {
+    fn new(reader: &'a Reader, query: &'a Query, kind: Kind) -> Result<Self, ReadError> {
+        let rest = if kind == Kind::Resets && query.restricts_resets() {
+            let mut rows = reader.search(query)?;
+            rows.sort_unstable_by_key(|(time_ns, id)| (moment(*time_ns), *id));
+            Rest::Listed(rows.into_iter())
+        } else {
+            Rest::After((i64::MIN, i64::MIN))
+        };
+        Ok(Self {
             reader,
             query,
             kind,
             fetched: VecDeque::new(),
-            from: Some((i64::MIN, i64::MIN)),
-        }
+            rest,
+        })
     }
 
     /// Moment of the next row.
     fn peek(&mut self) -> Result<Option<i64>, ReadError> {
-        if self.fetched.is_empty()
-            && let Some(from) = self.from
-        {
-            let order = Order::Rising(from);
-            let mut batch = self.reader.fetch(self.query, self.kind, order)?;
-            let last = batch.last().map(|row| (row.time_ns, row.id));
-            self.from = last.filter(|_| batch.len() == BATCH);
-            batch.sort_by_key(|row| (row.moment(), row.id));
-            self.fetched = batch.into();
+        if self.fetched.is_empty() {
+            self.fetch()?;
         }
         Ok(self.fetched.front().map(Found::moment))
+    }
+
+    fn fetch(&mut self) -> Result<(), ReadError> {
+        match &mut self.rest {
+            Rest::After(from) => {
+                let order = Order::Rising(*from);
+                let mut batch = self.reader.fetch(self.query, self.kind, order)?;
+                let last = batch.last().map(|row| (row.time_ns, row.id));
+                self.rest = match last.filter(|_| batch.len() == BATCH) {
+                    Some(last) => Rest::After(last),
+                    None => Rest::Listed(Vec::new().into_iter()),
+                };
+                batch.sort_by_key(|row| (row.moment(), row.id));
+                self.fetched = batch.into();
+            }
+            Rest::Listed(rows) => {
+                let (reader, query) = (self.reader, self.query);
+                let next = rows.find_map(|row| reader.wanted(query, row).transpose());
+                self.fetched.extend(next.transpose()?);
+            }
+        }
+        Ok(())
     }
 
     fn take(&mut self) -> Option<Found> {

@@ -132,6 +132,12 @@ fn what_is_too_old_goes() {
     let done = database.write(&[], later + Duration::from_secs(2)).unwrap();
     assert_eq!(done.deleted, 5);
     assert_eq!(number(&database, "SELECT count(*) FROM resets"), 1);
+    assert_eq!(number(&database, "SELECT count(*) FROM digests"), 1);
+    database
+        .write(&[], later + Duration::from_secs(9999))
+        .unwrap();
+    assert_eq!(number(&database, "SELECT count(*) FROM resets"), 0);
+    assert_eq!(number(&database, "SELECT count(*) FROM digests"), 0);
 }
 
 #[test]
@@ -158,6 +164,9 @@ fn a_full_store_loses_its_oldest_and_keeps_its_size() {
         number(&database, "SELECT min(id) FROM resets").unsigned_abs(),
         deleted + 1
     );
+    // Of what is gone, no more is known than what shared a row with what is left.
+    let digests = number(&database, "SELECT sum(length(resets) / 60) FROM digests");
+    assert!((kept..kept + 100).contains(&digests), "{digests} of {kept}");
     assert_eq!(integrity(&database), "ok");
 }
 

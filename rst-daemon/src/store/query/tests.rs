@@ -97,7 +97,7 @@ fn told(found: Vec<Found>) -> Vec<Told> {
 }
 
 fn all(reader: &Reader, query: &Query) -> Vec<Told> {
-    let rows: Result<Vec<_>, _> = reader.all(query).collect();
+    let rows: Result<Vec<_>, _> = reader.all(query).unwrap().collect();
     told(rows.unwrap())
 }
 
@@ -161,23 +161,19 @@ fn time(told: &Told) -> Timestamp {
     }
 }
 
-/// Each search goes along one index, so that no more is read than is shown or passed
-/// over, and nothing is sorted.
+/// What is listed by its time goes along one index, so that no more is read than is shown,
+/// and nothing is sorted.
 #[test]
-fn each_search_follows_an_index() {
+fn each_list_follows_an_index() {
     let dir = TempDir::new();
     let _database = store(&dir, &[]);
     let reader = Reader::open(&dir.join("")).unwrap();
-    for (line, index) in [
-        ("", "resets_by_time (time_ns"),
-        ("--port 80", "resets_by_time (time_ns"),
-        ("--cause refused --pid 1", "resets_by_time (time_ns"),
-        ("--cause refused", "resets_by_cause (cause=? AND time_ns"),
-        ("--workload a", "resets_by_workload (workload=? AND time_ns"),
+    for (kind, index) in [
+        (Kind::Resets, "resets_by_time (time_ns"),
+        (Kind::Restarts, "restarts_by_time (time_ns"),
     ] {
-        let query = query(line);
-        let (conditions, values) = conditions(&query, Kind::Resets).unwrap();
-        let table = Kind::Resets.table(&query.filter);
+        let (conditions, values) = conditions(&query(""), kind).unwrap();
+        let table = kind.table();
         for order in ["time_ns DESC, id DESC", "time_ns, id"] {
             let sql = format!(
                 "EXPLAIN QUERY PLAN SELECT json FROM {table} WHERE {conditions} ORDER BY {order}"
@@ -190,6 +186,98 @@ fn each_search_follows_an_index() {
             assert_eq!(plan.len(), 1, "{plan:?}");
             assert!(plan[0].contains(index), "{plan:?}");
         }
+    }
+}
+
+/// Rows are found by their digest, also those that an rst without digests has written, and
+/// a number that a deleted row had is not taken for it.
+#[test]
+fn a_store_of_the_first_version_is_searched_as_any_other() {
+    let dir = TempDir::new();
+    let different = different();
+    let mut database = store(&dir, &different);
+    let digests = || {
+        let connection = Connection::open(dir.join(FILE)).unwrap();
+        let mut statement = connection
+            .prepare("SELECT resets FROM digests ORDER BY id")
+            .unwrap();
+        let rows = statement
+            .query_map([], |row| row.get::<_, Vec<u8>>(0))
+            .unwrap();
+        rows.flat_map(Result::unwrap).collect::<Vec<_>>()
+    };
+    let written = digests();
+    drop(database);
+    let connection = Connection::open(dir.join(FILE)).unwrap();
+    connection
+        .execute_batch(
+            "DROP TABLE digests; DROP INDEX resets_by_time;
+             CREATE INDEX resets_by_time ON resets (
+                 time_ns, id, direction, cause, impact, local_port, peer_port, pid, netns,
+                 peer_ip, workload
+             );
+             CREATE INDEX resets_by_cause ON resets (cause, time_ns, id);
+             CREATE INDEX resets_by_workload ON resets (workload, time_ns, id);
+             PRAGMA user_version = 1;",
+        )
+        .unwrap();
+    drop(connection);
+    let error = Reader::open(&dir.join("")).unwrap_err().to_string();
+    assert!(error.contains("made by an older rst (schema 1"), "{error}");
+
+    let bounds = Bounds {
+        bytes: 64 << 20,
+        age: Duration::from_secs(1 << 40),
+    };
+    database = Database::open(&dir.join(""), bounds).unwrap();
+    let sorted = |bytes: &[u8]| {
+        let mut digests: Vec<_> = bytes.chunks(60).map(<[u8]>::to_vec).collect();
+        digests.sort();
+        digests
+    };
+    assert_eq!(sorted(&digests()), sorted(&written));
+    let reader = Reader::open(&dir.join("")).unwrap();
+    let port = query("--port 443");
+    let before = all(&reader, &port);
+    assert!(!before.is_empty());
+
+    // The newest row goes, and its number is given to another.
+    let connection = Connection::open(dir.join(FILE)).unwrap();
+    let newest = "DELETE FROM resets WHERE id = (SELECT max(id) FROM resets)";
+    assert_eq!(connection.execute(newest, []).unwrap(), 1);
+    let mut other = testing::reset();
+    other.time = at(9);
+    database
+        .write(&[Item::Told(other.clone().into())], Timestamp::now())
+        .unwrap();
+    let found = all(&reader, &query("--cause peer_closed"));
+    assert_eq!(found, [Told::from(other)]);
+}
+
+#[test]
+fn the_newest_of_many_are_found_whatever_lies_between() {
+    let dir = TempDir::new();
+    let mut expected = Vec::new();
+    let mut told = Vec::new();
+    for number in 0..300u32 {
+        let mut reset = testing::reset();
+        // The clock jumps back in the middle.
+        reset.time = at(i64::from(number % 150));
+        reset.netns = Some(number % 10);
+        told.push(Told::from(reset));
+        if number % 10 == 3 {
+            expected.push(told[told.len() - 1].clone());
+        }
+    }
+    let _database = store(&dir, &told);
+    expected.sort_by_key(time);
+    let reader = Reader::open(&dir.join("")).unwrap();
+    let query = query("--netns 3");
+    assert!(all(&reader, &query) == expected);
+    for limit in [0, 1, 7, 30, 100] {
+        let first = expected.len().saturating_sub(limit as usize);
+        let found = self::told(reader.newest(&query, limit).unwrap());
+        assert!(found == expected[first..], "{limit}");
     }
 }
 
@@ -269,7 +357,7 @@ fn it_is_read_while_it_is_written() {
     let mut database = store(&dir, &different());
     let reader = Reader::open(&dir.join("")).unwrap();
     let query = query("");
-    let mut rows = reader.all(&query);
+    let mut rows = reader.all(&query).unwrap();
     assert!(rows.next().is_some());
     let more = [Item::Told(testing::reset().into())];
     database.write(&more, Timestamp::now()).unwrap();
@@ -304,7 +392,7 @@ fn a_row_of_another_version_is_told_apart() {
     drop(connection);
     let reader = Reader::open(&dir.join("")).unwrap();
     let query = query("");
-    let rows: Vec<_> = reader.all(&query).map(Result::unwrap).collect();
+    let rows: Vec<_> = reader.all(&query).unwrap().map(Result::unwrap).collect();
     let unreadable: Vec<_> = rows
         .iter()
         .filter_map(|row| row.told.as_ref().err())
