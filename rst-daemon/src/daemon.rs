@@ -182,7 +182,7 @@ pub async fn run(
         address,
         config.socket.display()
     );
-    manager.ready("running");
+    manager.ready(signals::RUNNING);
 
     let result = tracer
         .run(shutdown, commanded, |status| {

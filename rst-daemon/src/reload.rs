@@ -150,7 +150,8 @@ impl Plan {
 }
 
 /// Reads the settings again at each of these signals, for as long as it is polled; `done`
-/// is told whether they were taken over.
+/// is told whether they were taken over. `standing` says how the daemon stands apart from
+/// that: the service manager shows the last that it was told.
 pub async fn at_each(
     mut signal: Signal,
     source: Source,
@@ -158,10 +159,11 @@ pub async fn at_each(
     commands: &mpsc::Sender<Command>,
     manager: &Manager,
     done: impl Fn(bool),
+    standing: impl Fn() -> &'static str,
 ) {
     while signal.recv().await.is_some() {
         manager.reloading();
-        match source.read() {
+        let result = match source.read() {
             Ok(wanted) => {
                 let Plan {
                     config,
@@ -172,22 +174,28 @@ pub async fn at_each(
                 let _ = commands.send(Command::Retune(config.tuning())).await;
                 settings.send_replace(config);
                 done(true);
-                info!("the settings were read again; changed: {}", list(&changed));
+                let mut result =
+                    format!("the settings were read again; changed: {}", list(&changed));
+                info!("{result}");
                 if !kept.is_empty() {
-                    warn!(
+                    let kept = format!(
                         "these keep their value until rst is restarted: {}",
                         list(&kept)
                     );
+                    warn!("{kept}");
+                    result = format!("{result}; {kept}");
                 }
-                manager.ready("running");
+                result
             }
             Err(error) => {
                 let faults = error.to_string().replace('\n', "; ");
                 done(false);
-                error!("the settings are refused, those from before stay: {faults}");
-                manager.ready(&format!("running with the settings from before: {faults}"));
+                let result = format!("the settings are refused, those from before stay: {faults}");
+                error!("{result}");
+                result
             }
-        }
+        };
+        manager.ready(&format!("{}; {result}", standing()));
     }
 }
 

@@ -1,6 +1,7 @@
 //! The signals that a running daemon obeys: SIGHUP and SIGUSR1. (Those that stop it are
 //! `main`'s.)
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -11,6 +12,13 @@ use crate::config::Config;
 use crate::manager::Manager;
 use crate::reload::{self, Source};
 use crate::serve::Readiness;
+
+/// How a daemon stands that counts, for the service manager.
+pub(super) const RUNNING: &str = "running";
+
+/// How one stands that was told to detach its probes.
+const DETACHED: &str =
+    "all probes are detached, as SIGUSR1 asks: nothing is counted until a restart";
 
 /// Both, from when they are handled.
 pub(super) struct Signals {
@@ -53,11 +61,22 @@ impl Signals {
             inside,
         } = subject;
         let done = |successful| lock(&inside).settings.note(successful);
-        let again = reload::at_each(hang_up, source, settings, &commands, &manager, done);
+        let detached = AtomicBool::new(false);
+        let standing = || {
+            if detached.load(Ordering::Relaxed) {
+                DETACHED
+            } else {
+                RUNNING
+            }
+        };
+        let again = reload::at_each(
+            hang_up, source, settings, &commands, &manager, done, standing,
+        );
         let off = async {
             if detach.recv().await.is_some() {
                 ready.set_blind();
-                manager.status("all probes are detached: nothing is counted");
+                detached.store(true, Ordering::Relaxed);
+                manager.status(DETACHED);
                 // Nobody listens where the daemon is stopping.
                 let _ = commands.send(Command::Detach).await;
             }

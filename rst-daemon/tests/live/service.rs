@@ -176,9 +176,25 @@ fn the_service_manager_is_told() {
         wait_for("WATCHDOG=1");
         assert!(begin.elapsed() < period, "{:?}", begin.elapsed());
     }
-    lab.daemon.process.signal(Signal::HUP);
-    wait_for("RELOADING=1\nMONOTONIC_USEC=");
-    wait_for("READY=1\n");
+    let reload = |settings: &str, result: &str| {
+        std::fs::write(lab.folder.0.join("rst.toml"), pace::settings(settings)).unwrap();
+        lab.daemon.process.signal(Signal::HUP);
+        wait_for("RELOADING=1\nMONOTONIC_USEC=");
+        wait_for(&format!("READY=1\nSTATUS={result}"));
+    };
+    reload(
+        "",
+        "running; the settings were read again; changed: nothing",
+    );
+    reload(
+        "idle_ms = 70\nmax_ports = 7",
+        "running; the settings were read again; changed: idle_ms; \
+         these keep their value until rst is restarted: max_ports",
+    );
+    reload(
+        "idle_ms = 0",
+        "running; the settings are refused, those from before stay: ",
+    );
 
     // A daemon that stands still says nothing.
     lab.daemon.process.signal(Signal::STOP);
@@ -186,6 +202,15 @@ fn the_service_manager_is_told() {
     assert_eq!(hear(period), None);
     lab.daemon.process.signal(Signal::CONT);
     wait_for("WATCHDOG=1");
+
+    // A reload does not hide that nothing is counted any more.
+    let detached = "all probes are detached, as SIGUSR1 asks: nothing is counted until a restart";
+    lab.daemon.process.signal(Signal::USR1);
+    wait_for(&format!("STATUS={detached}"));
+    reload(
+        "",
+        &format!("{detached}; the settings were read again; changed: "),
+    );
 
     lab.daemon.stop(Signal::TERM);
     wait_for("STOPPING=1");
