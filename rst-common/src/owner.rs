@@ -1,8 +1,7 @@
 //! Whose socket it is: processes, and the workloads they belong to.
 //!
 //! A workload is a number in the kernel and a name in the daemon: the id of the
-//! cgroup (v2) that the process was in when it connected or began to listen, or
-//! where all is in the root cgroup a hash of its command name.
+//! cgroup (v2) that the process was in when it connected or began to listen.
 
 /// Who holds a socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,16 +102,13 @@ pub struct Process {
     pub born: u32,
     /// Name of the group leader, as `ps` shows it.
     pub comm: Comm,
-    /// Its workload.
+    /// Its workload: the id of its cgroup, 0 where it is not known.
     pub workload: u64,
 }
 
 /// Processes remembered; a power of two. Ids are given out in turn, so that
 /// their low bits are the best hash there is.
 pub const PROCESSES: u32 = 8192;
-
-/// Names of workloads that are known by their command name alone.
-pub const NAMES: u32 = 512;
 
 /// Longest name that the counts of a workload are published under, bytes: 128 characters
 /// of at most 4.
@@ -123,22 +119,6 @@ pub type LabelName = [u8; LABEL_BYTES];
 
 /// Id of the root cgroup (`kernfs_create_root`, fs/kernfs/dir.c).
 pub const ROOT_CGROUP: u64 = 1;
-
-/// Set in a workload that is known by the command name.
-pub const BY_NAME: u64 = 1 << 63;
-
-/// The workload of a process with this name in this cgroup.
-#[must_use]
-#[inline(always)]
-pub const fn workload(cgroup: u64, comm: Comm) -> u64 {
-    if cgroup > ROOT_CGROUP {
-        return cgroup & !BY_NAME;
-    }
-    // The multiplier of MurmurHash3's finaliser (public domain).
-    let mixed = comm[0].wrapping_mul(0xff51_afd7_ed55_8ccd);
-    let mixed = (mixed ^ mixed >> 29 ^ comm[1]).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    (mixed ^ mixed >> 29) | BY_NAME
-}
 
 #[cfg(test)]
 mod tests {
@@ -180,21 +160,5 @@ mod tests {
         ] {
             assert_eq!(clean(comm(bytes)), comm(expected), "{bytes:?}");
         }
-    }
-
-    #[test]
-    fn workloads_are_told_apart() {
-        let names = [[1, 0], [0, 1], [1, 1], [2, 0]];
-        for name in names {
-            assert_eq!(workload(4711, name), 4711);
-            for cgroup in [0, ROOT_CGROUP] {
-                assert!(workload(cgroup, name) & BY_NAME != 0);
-            }
-        }
-        let ids = names.map(|name| workload(ROOT_CGROUP, name));
-        assert!(
-            ids.iter()
-                .all(|id| ids.iter().filter(|other| *other == id).count() == 1)
-        );
     }
 }

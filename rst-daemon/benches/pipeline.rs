@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use rst_common::cause::{Cause, Direction, Impact, Origin, OwnerSource, Role};
 use rst_common::event::{self, EVENT_SIZE, Event};
 use rst_common::facts::{Facts, known};
-use rst_common::owner::{BY_NAME, Holder};
+use rst_common::owner::Holder;
 use rst_common::tcp::{AF_INET, state};
 use rst_daemon::clock::{Hz, WallClock};
 use rst_daemon::governor::Shed;
@@ -94,7 +94,7 @@ fn event() -> Event {
         }
         .pack(),
         holder_comm: *b"nginx\0\0\0\0\0\0\0\0\0\0\0",
-        workload: BY_NAME | 7,
+        workload: 7,
         keepalive_time: 1_800_000,
         keepalive_intvl: 18_750,
         keepalive_probes: 9,
@@ -129,10 +129,10 @@ struct Pipeline {
 impl Pipeline {
     fn new() -> Self {
         let reasons = vec![Some("TCP_ABORT_ON_CLOSE".to_owned()); 16];
-        let nginx = [u64::from_ne_bytes(*b"nginx\0\0\0"), 0];
+        let nginx = Arc::<str>::from("/system.slice/nginx.service");
         Self {
             joiner: Joiner::new("web1".to_owned(), reasons, hz(), true),
-            resolver: Resolver::new(None, Box::new(move |_| Some(nginx)), 1000),
+            resolver: Resolver::new(Box::new(move |_, _| Some(Arc::clone(&nginx))), 1000),
             clock: WallClock::now(),
             record: record(),
         }

@@ -266,7 +266,9 @@ impl Publisher {
         if let Some(address) = address(event)
             && let Some((gone, workload)) = self.host.gone(event, address)
         {
-            let name = workload.as_ref().map(|workload| workload.name.as_str());
+            // All that nothing has sorted into cgroups is in the root: its name says nothing.
+            let of = workload.as_ref().filter(|of| of.name != "/");
+            let name = of.map(|workload| workload.name.as_str());
             let told = basis::stopped(&gone, name, event.ktime_ns);
             reset.basis.push_str(&told);
             let inode = event.known & event::known::NETNS != 0;

@@ -128,8 +128,8 @@ pub struct Owner {
 /// The service that owns a socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
-    /// `systemd`, `docker`, `podman`, `containerd`, `crio`, `kubernetes`,
-    /// `cgroup` or `process`.
+    /// `systemd`, `docker`, `podman`, `containerd`, `crio`, `kubernetes`
+    /// or `cgroup`.
     pub kind: String,
     /// Its name.
     pub name: String,

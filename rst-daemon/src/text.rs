@@ -401,7 +401,7 @@ mod tests {
         let hostile = Restarted {
             restart: Restart {
                 workload: Some(Workload {
-                    kind: "process".into(),
+                    kind: "cgroup".into(),
                     name: "\u{1b}[2J".into(),
                     pod_uid: None,
                 }),

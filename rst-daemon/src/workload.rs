@@ -24,16 +24,9 @@ const SHORT_ID: usize = 12;
 /// Kinds of units that have a cgroup of their own (systemd.unit(5)).
 const UNIT_TYPES: [&str; 6] = ["service", "scope", "slice", "socket", "mount", "swap"];
 
-/// The process itself as a workload: where nothing sorts processes into cgroups,
-/// all of them sit in the root.
-#[must_use]
-pub fn of_comm(comm: &str) -> Option<Workload> {
-    let comm = comm.trim();
-    (!comm.is_empty()).then(|| workload("process", comm))
-}
-
 /// The workload that a cgroup path stands for: a path as `/proc/PID/cgroup`
-/// has it, or one relative to the cgroup2 mount. `None` for the root.
+/// has it, or one relative to the cgroup2 mount. `None` for one that a cgroup namespace
+/// hides.
 ///
 /// What is nearer to the operator wins: the pod over its containers, the
 /// innermost container over the units inside and around it, a unit over what
@@ -49,7 +42,7 @@ pub fn of_cgroup(path: &str) -> Option<Workload> {
         .filter(|part| !matches!(*part, "" | "." | ".."))
         .collect();
     if parts.is_empty() {
-        return None;
+        return (path == "/").then(|| cgroup(&parts));
     }
     let workload = pod(&parts)
         .or_else(|| container(&parts))

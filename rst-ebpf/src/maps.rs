@@ -15,7 +15,7 @@ use rst_common::{
     event::{Control, DOUBT_SLOTS, DetailStats, Doubt, PORT_WORDS},
     history::{Endings, LISTENERS as LISTENERS_ROOM, Listener, ListenerKey, Set},
     layout::{ABSENT, FIELD_COUNT, Layout},
-    owner::{Comm, LabelName, NAMES as WORKLOAD_NAMES, PROCESSES as CAPACITY, Process},
+    owner::{LabelName, PROCESSES as CAPACITY, Process},
     reason::MAX_REASONS,
 };
 
@@ -81,10 +81,6 @@ pub(crate) static ARRIVAL: PerCpuArray<Arrival> = PerCpuArray::with_max_entries(
 /// The processes that have connected or listened.
 #[map]
 pub(crate) static PROCESSES: Array<Process> = Array::with_max_entries(CAPACITY, 0);
-
-/// Names of the workloads that have nothing else.
-#[map]
-pub(crate) static NAMES: HashMap<u64, Comm> = HashMap::with_max_entries(WORKLOAD_NAMES, 0);
 
 /// What the counts of a workload are published under. The daemon's alone: it lies with the
 /// counts so that it lives as long as they do.

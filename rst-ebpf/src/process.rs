@@ -2,19 +2,16 @@
 
 use core::ptr;
 
-use aya_ebpf::{
-    bindings::BPF_NOEXIST,
-    helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid},
-};
+use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid};
 use rst_common::{
     cause::OwnerSource,
     layout::Field,
-    owner::{BY_NAME, Comm, Holder, PROCESSES as CAPACITY, Process, born, clean, workload},
+    owner::{Comm, Holder, PROCESSES as CAPACITY, Process, born, clean},
 };
 
 use crate::{
     kernel::{self, Task},
-    maps::{NAMES, PROCESSES},
+    maps::PROCESSES,
 };
 
 /// `PF_EXITING`, `include/linux/sched.h`.
@@ -30,7 +27,7 @@ const SYSTEMD: Comm = [u64::from_ne_bytes(*b"systemd\0"), 0];
 pub(crate) struct Owner {
     /// [`Holder`] in a number, 0 where it is not known.
     pub(crate) holder: u64,
-    /// [`workload`], 0 where it is not known.
+    /// Id of its cgroup, 0 where it is not known.
     pub(crate) workload: u64,
 }
 
@@ -91,11 +88,10 @@ pub(crate) fn of(task: Task) -> Owner {
 }
 
 #[inline(always)]
-fn owner(task: Task, pid: u32, cgroup: u64, source: OwnerSource) -> Owner {
+fn owner(task: Task, pid: u32, workload: u64, source: OwnerSource) -> Owner {
     let flags = task.get::<u32>(Field::TaskFlags);
     let leader = task.follow(Field::TaskGroupLeader);
     let comm = clean(leader.get(Field::TaskComm));
-    let workload = workload(cgroup, comm);
     let is_kernel = kernel::flag(flags & PF_KTHREAD != 0) != 0;
     let born = born(leader.get(Field::TaskStartBoottime));
     if !is_kernel {
@@ -163,11 +159,6 @@ fn note(pid: u32, born: u32, comm: Comm, workload: u64) {
     let same = known.pid == pid && known.born == born;
     if same && known.comm == comm && known.workload == workload {
         return;
-    }
-    if workload & BY_NAME != 0 {
-        // Fails where it is known already; where the map is full, the workload
-        // has no name.
-        let _ = NAMES.insert(workload, comm, u64::from(BPF_NOEXIST));
     }
     // SAFETY: a valid map value. Readers look for the id first, so a half-written
     // entry is nobody's.

@@ -119,9 +119,9 @@ impl Tracer {
         } else {
             Blindness::NoSocket
         };
-        let names = kernel.names;
-        let name_of = Box::new(move |id| names.get(&id, 0).ok());
-        let mut resolver = Resolver::new(cgroups(), name_of, config.max_workloads);
+        let mut cgroups = cgroups();
+        let path_of = move |id, now| cgroups.as_mut()?.resolve(id, now);
+        let mut resolver = Resolver::new(Box::new(path_of), config.max_workloads);
         if kernel.pins.is_some() {
             let mut kept = kernel.labels;
             let labels = labels::read(&kept);

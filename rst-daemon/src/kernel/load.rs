@@ -7,14 +7,13 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
+use aya::maps::{Array, Map, MapData, MapError, RingBuf};
 use aya::programs::{ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_obj::Object;
 use rst_common::classify::Times;
 use rst_common::event::{Doubt, PORT_WORDS};
 use rst_common::history::{CLOSED_SECONDS, ENDINGS, Ending, WAYS, bucket_bounds};
-use rst_common::owner::Comm;
 use tracing::{info, warn};
 
 use super::batch::Batch;
@@ -151,8 +150,6 @@ pub struct Kernel {
     pub control: ControlPage,
     /// Receive events that may be none.
     pub doubts: Array<MapData, RawDoubt>,
-    /// Names of the workloads that have nothing else.
-    pub names: HashMap<MapData, u64, Comm>,
     /// What the counts of a workload are published under, for the next start.
     pub labels: Labels,
     /// The folder of the counts that outlive this daemon, where there is one.
@@ -267,7 +264,6 @@ fn attach_undisturbed(settings: Settings<'_>) -> Result<Kernel, LoadError> {
         detail: open(&mut ebpf, "DETAIL")?,
     });
     let doubts = open(&mut ebpf, "DOUBTS")?;
-    let names = open(&mut ebpf, "NAMES")?;
     let labels = open(&mut ebpf, "LABELS")?;
     let Some(Map::HashMap(map)) = ebpf.map("LISTENERS") else {
         return Err(LoadError::Object("LISTENERS"));
@@ -282,7 +278,6 @@ fn attach_undisturbed(settings: Settings<'_>) -> Result<Kernel, LoadError> {
         ring,
         control,
         doubts,
-        names,
         labels,
         pins,
         listeners,

@@ -19,7 +19,7 @@ use sha1::{Digest as _, Sha1};
 
 /// The tables that are kept: the counts, and what their keys stand for. What became of
 /// events (`DETAIL`) is not among them, for the daemon counts a part of that itself.
-pub const KEPT: [&str; 12] = [
+pub const KEPT: [&str; 11] = [
     "RESETS",
     "OVERFLOW",
     "OVERFLOW_GAPS",
@@ -30,13 +30,12 @@ pub const KEPT: [&str; 12] = [
     "CONNECTIONS_OVERFLOW",
     "IGNORED",
     "PORTS",
-    "NAMES",
     "LABELS",
 ];
 
 /// Counts up where the meaning of a key or a value changes in a way that [`meaning`] does
 /// not see.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What a BPF file system is known by (`include/uapi/linux/magic.h`).
 const BPF_FS_MAGIC: FsWord = 0xcafe_4a11;

@@ -4,13 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use rst_common::owner::{BY_NAME, Comm, NAMES, ROOT_CGROUP};
+use rst_common::owner::ROOT_CGROUP;
 
-use super::cgroups::Cgroups;
-use super::{of_cgroup, of_comm};
+use super::of_cgroup;
 use crate::metrics::OTHER;
 use crate::reset::Workload;
-use crate::text::until_zero;
 
 /// A workload by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,17 +19,15 @@ pub struct Named {
     pub cgroup: Option<String>,
 }
 
-/// Looks a command name up that the programs have noted.
-pub type NameOf = Box<dyn Fn(u64) -> Option<Comm> + Send>;
+/// Finds the path of a cgroup by its id.
+pub type PathOf = Box<dyn FnMut(u64, Instant) -> Option<Arc<str>> + Send>;
 
 /// Keeps the label of a workload for the next start.
 pub type KeepLabel = Box<dyn FnMut(u64, Option<&str>) + Send>;
 
 /// Names for numbers.
 pub struct Resolver {
-    cgroups: Option<Cgroups>,
-    name_of: NameOf,
-    names: HashMap<u64, Named>,
+    path_of: PathOf,
     labels: HashMap<u64, Option<Arc<str>>>,
     published: HashSet<Arc<str>>,
     max_labels: usize,
@@ -39,13 +35,11 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// Without `cgroups` only command names are known. So many names are published.
+    /// So many names are published.
     #[must_use]
-    pub fn new(cgroups: Option<Cgroups>, name_of: NameOf, max_labels: u32) -> Self {
+    pub fn new(path_of: PathOf, max_labels: u32) -> Self {
         Self {
-            cgroups,
-            name_of,
-            names: HashMap::new(),
+            path_of,
             labels: HashMap::new(),
             published: HashSet::new(),
             max_labels: usize::try_from(max_labels).unwrap_or(usize::MAX),
@@ -101,54 +95,25 @@ impl Resolver {
         name
     }
 
-    /// The workload with this number ([`rst_common::owner::workload`]); 0 has no
-    /// name.
+    /// The workload with this number, the id of a cgroup; 0 has no name.
     pub fn resolve(&mut self, id: u64, now: Instant) -> Named {
-        if id == 0 || id == ROOT_CGROUP {
-            Named::default()
-        } else if id & BY_NAME != 0 {
-            self.by_name(id)
-        } else {
-            self.by_cgroup(id, now)
-        }
-    }
-
-    fn by_cgroup(&mut self, id: u64, now: Instant) -> Named {
-        let path: Option<Arc<str>> = self
-            .cgroups
-            .as_mut()
-            .and_then(|cgroups| cgroups.resolve(id, now));
+        let path = match id {
+            0 => None,
+            // Also where no tree of cgroups (v2) is mounted.
+            ROOT_CGROUP => Some("/".into()),
+            _ => (self.path_of)(id, now),
+        };
         Named {
             workload: path.as_deref().and_then(of_cgroup),
             cgroup: path.map(|path| path.to_string()),
         }
-    }
-
-    /// The programs note no more names than these, and never change one.
-    fn by_name(&mut self, id: u64) -> Named {
-        if let Some(named) = self.names.get(&id) {
-            return named.clone();
-        }
-        let Some([low, high]) = (self.name_of)(id) else {
-            return Named::default();
-        };
-        let bytes = [low.to_ne_bytes(), high.to_ne_bytes()].concat();
-        let named = Named {
-            workload: of_comm(&until_zero(&bytes)),
-            cgroup: Some("/".to_owned()),
-        };
-        if self.names.len() < NAMES as usize {
-            self.names.insert(id, named.clone());
-        }
-        named
     }
 }
 
 impl std::fmt::Debug for Resolver {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut debug = formatter.debug_struct("Resolver");
-        debug.field("cgroups", &self.cgroups);
-        debug.field("names", &self.names).finish_non_exhaustive()
+        debug.field("labels", &self.labels).finish_non_exhaustive()
     }
 }
 
@@ -156,31 +121,42 @@ impl std::fmt::Debug for Resolver {
 mod tests {
     use super::*;
 
+    fn named(id: u64, _: Instant) -> Option<Arc<str>> {
+        (id != 4711).then(|| format!("/{id}.service").into())
+    }
+
     #[test]
-    fn a_command_names_what_has_no_cgroup() {
-        let comm = |id| (id == BY_NAME | 5).then(|| [u64::from_ne_bytes(*b"nginx\0xx"), 0]);
-        let mut resolver = Resolver::new(None, Box::new(comm), 10);
+    fn a_cgroup_has_a_path_and_names_a_workload() {
+        let mut resolver = Resolver::new(Box::new(named), 10);
         let now = Instant::now();
-        let named = resolver.resolve(BY_NAME | 5, now);
-        let workload = named.workload.clone().unwrap();
-        assert_eq!(
-            (workload.kind.as_str(), workload.name.as_str()),
-            ("process", "nginx")
-        );
-        assert_eq!(named.cgroup.as_deref(), Some("/"));
-        assert_eq!(resolver.resolve(BY_NAME | 5, now), named);
-        for unknown in [0, ROOT_CGROUP, 4711, BY_NAME | 6] {
+        for (id, kind, name, cgroup) in [
+            (7, "systemd", "7.service", "/7.service"),
+            (ROOT_CGROUP, "cgroup", "/", "/"),
+        ] {
+            let found = resolver.resolve(id, now);
+            let workload = found.workload.unwrap();
+            assert_eq!(
+                (workload.kind.as_str(), workload.name.as_str()),
+                (kind, name)
+            );
+            assert_eq!(found.cgroup.as_deref(), Some(cgroup));
+        }
+        for unknown in [0, 4711] {
             assert_eq!(resolver.resolve(unknown, now), Named::default());
         }
     }
 
     #[test]
     fn what_there_is_no_room_for_is_other() {
-        let comm = |id| Some([id & !BY_NAME, 0]);
-        let mut resolver = Resolver::new(None, Box::new(comm), 2);
+        let mut resolver = Resolver::new(Box::new(named), 2);
         let now = Instant::now();
-        for (letter, expected) in [(1, "\u{1}"), (2, "\u{2}"), (3, "other"), (1, "\u{1}")] {
-            let label = resolver.label(BY_NAME | letter, now);
+        for (id, expected) in [
+            (5, "5.service"),
+            (6, "6.service"),
+            (7, "other"),
+            (5, "5.service"),
+        ] {
+            let label = resolver.label(id, now);
             assert_eq!(label.as_deref(), Some(expected));
         }
     }
@@ -193,8 +169,7 @@ mod tests {
             (8, None),
             (9, Some(OTHER.to_owned())),
         ];
-        let name = |id| Some([id & !BY_NAME, 0]);
-        let mut resolver = Resolver::new(None, Box::new(name), 2).with_labels(
+        let mut resolver = Resolver::new(Box::new(named), 2).with_labels(
             before,
             Box::new(move |id, label| sender.send((id, label.map(str::to_owned))).unwrap()),
         );
@@ -204,27 +179,26 @@ mod tests {
         assert_eq!(label(8), None);
         assert_eq!(label(9).as_deref(), Some(OTHER));
         // One place is taken.
-        let letters = [u64::from(b'a'), u64::from(b'b')].map(|letter| BY_NAME | letter);
-        assert_eq!(label(letters[0]).as_deref(), Some("a"));
-        assert_eq!(label(letters[1]).as_deref(), Some(OTHER));
+        assert_eq!(label(10).as_deref(), Some("10.service"));
+        assert_eq!(label(11).as_deref(), Some(OTHER));
         drop(resolver);
-        let expected = [(letters[0], "a"), (letters[1], OTHER)];
+        let expected = [(10, "10.service"), (11, OTHER)];
         let expected = expected.map(|(id, label)| (id, Some(label.to_owned())));
         assert!(kept.iter().eq(expected));
     }
 
     #[test]
     fn a_label_stays_what_it_was() {
-        let asked = std::sync::atomic::AtomicBool::new(false);
-        let later = move |_| {
-            let known = asked.swap(true, std::sync::atomic::Ordering::Relaxed);
-            known.then(|| [u64::from_ne_bytes(*b"nginx\0xx"), 0])
+        let mut asked = false;
+        let later = move |id, now| {
+            let known = std::mem::replace(&mut asked, true);
+            known.then(|| named(id, now)).flatten()
         };
-        let mut resolver = Resolver::new(None, Box::new(later), 10);
+        let mut resolver = Resolver::new(Box::new(later), 10);
         let now = Instant::now();
-        assert_eq!(resolver.label(BY_NAME | 5, now), None);
-        assert!(resolver.resolve(BY_NAME | 5, now).workload.is_some());
-        assert_eq!(resolver.label(BY_NAME | 5, now), None);
-        assert_eq!(resolver.label(BY_NAME | 6, now).as_deref(), Some("nginx"));
+        assert_eq!(resolver.label(5, now), None);
+        assert!(resolver.resolve(5, now).workload.is_some());
+        assert_eq!(resolver.label(5, now), None);
+        assert_eq!(resolver.label(6, now).as_deref(), Some("6.service"));
     }
 }

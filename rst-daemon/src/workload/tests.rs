@@ -37,9 +37,10 @@ fn check_pod(path: &str, name: &str, uid: &str) {
 }
 
 #[test]
-fn the_root_is_no_workload() {
-    for path in ["", "/", "//", "/..", "/../..", "/.", "/ (deleted)"] {
-        assert_eq!(of_cgroup(path), None, "{path}");
+fn the_root_is_a_cgroup_like_any_other() {
+    assert_eq!(of_cgroup("/"), Some(workload("cgroup", "/")));
+    for hidden in ["", "//", "/..", "/../..", "/."] {
+        assert_eq!(of_cgroup(hidden), None, "{hidden}");
     }
 }
 
@@ -368,12 +369,6 @@ fn names_are_bounded() {
 }
 
 #[test]
-fn a_process_in_the_root_goes_by_its_command() {
-    assert_eq!(of_comm("nginx\n"), Some(workload("process", "nginx")));
-    assert_eq!(of_comm(" "), None);
-}
-
-#[test]
 fn the_uid_is_that_of_a_pod_only() {
     let json = |path: &str| serde_json::to_string(&of_cgroup(&expand(path))).unwrap();
     assert_eq!(
@@ -444,10 +439,9 @@ proptest! {
     #[test]
     fn any_path_gives_a_bounded_name(
         pieces in prop::collection::vec(piece(), 0..16),
-        comm in any::<String>(),
     ) {
         let path = pieces.concat();
-        for workload in [of_cgroup(&path), of_comm(&comm)].into_iter().flatten() {
+        if let Some(workload) = of_cgroup(&path) {
             let Workload { kind, name, pod_uid } = workload;
             prop_assert!(!name.is_empty(), "{path:?}");
             prop_assert!(name.chars().count() <= MAX_NAME, "{path:?}");

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::{ChildStdin, ChildStdout, Command};
 use std::time::Duration;
 
-use rst_daemon::workload::{of_cgroup, of_comm};
+use rst_daemon::workload::of_cgroup;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -145,11 +145,10 @@ fn comm(pid: u32) -> String {
     comm.trim_end().to_owned()
 }
 
-/// What the JSON says of the workload of a process that is there: its cgroup, or
-/// its name where it is in the root.
+/// What the JSON says of the workload of a process that is there: its cgroup.
 fn workload(pid: u32) -> Value {
     let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let path = cgroups.lines().find_map(|line| line.strip_prefix("0::"));
-    let named = of_cgroup(path.unwrap_or_default()).or_else(|| of_comm(&comm(pid)));
+    let named = of_cgroup(path.unwrap_or_default());
     serde_json::to_value(named).unwrap()
 }

@@ -6,9 +6,6 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
-use rst_common::owner::NAMES;
-
-use super::{Script, python};
 use crate::collect::wait_until;
 use crate::lab::{Lab, skipped};
 use crate::line::{Line, TUN};
@@ -135,33 +132,19 @@ const LISTENED: usize = 8300;
 /// Attempts at a time that end in silence, so that most are known for what they are.
 const AT_ONCE: usize = 130;
 
-/// Takes a new name and connects, to nobody, again and again.
-const NAMED: &str = r"
-import socket, sys
-for number in range(int(sys.argv[1])):
-    with open('/proc/self/comm', 'w') as comm:
-        comm.write(f'name-{number}')
-    socket.socket().connect_ex(('127.0.0.1', 4))
-print('done', flush=True)
-";
-
 /// A table of sockets with some room.
 const SOME: &str = "max_series = 64\ntracked_sockets = 512\nclosed_connections = 64";
 
 /// Connections that stay, with a socket at each end: more than that.
 const STAY: usize = 300;
 
-/// Fills every map, also what no setting makes smaller: listeners, names and
-/// time-outs. What it returns keeps the table of sockets full.
+/// Fills every map, also what no setting makes smaller: listeners and time-outs. What it returns keeps the table of sockets full.
 fn fill(lab: &Lab) -> Vec<[TcpStream; 2]> {
     lab.inside(|| {
         for _ in 0..LISTENED {
             drop(tcp::listener(V4.server, 1));
         }
     });
-    let names = [(NAMES + 100).to_string()];
-    let mut script = Script::start(python(&lab.netns, NAMED, &names));
-    assert_eq!(script.says(), "done");
 
     let before = lab.quiet_scrape();
     let far = lab.another();
@@ -207,7 +190,7 @@ fn starved_daemon_fails_no_connection() {
         Err(why) => return skipped(test, why),
     };
     let by = |command: Command| memory.command(&command);
-    let Some(lab) = Lab::by(test, &["python3", TUN], SOME, by) else {
+    let Some(lab) = Lab::by(test, &[TUN], SOME, by) else {
         return;
     };
     let _stay = fill(&lab);

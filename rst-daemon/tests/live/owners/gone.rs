@@ -105,11 +105,7 @@ fn process_that_goes_at_once_is_told() {
             };
             let mut told = ends(client_end, server_end, direction, "client");
             told["owner"] = json!({"pid": pid, "comm": name, "source": source});
-            let mut of_this = workload(std::process::id());
-            if of_this["kind"] == "process" {
-                of_this["name"] = json!(name);
-            }
-            told["workload"] = of_this;
+            told["workload"] = workload(std::process::id());
             let (other, source) = match direction {
                 "sent" => ("received", "listener"),
                 _ => ("sent", "current"),
