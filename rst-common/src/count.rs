@@ -24,7 +24,7 @@ pub struct CountKey {
     /// The service's port in host byte order, 0 where there is none to name,
     /// [`OTHER_PORT`] where there was no room for it.
     pub port: u16,
-    /// Whose socket it was ([`crate::owner::workload`]), 0 where that is not known.
+    /// Whose socket it was (the id of its cgroup), 0 where that is not known.
     pub workload: u64,
 }
 
@@ -180,7 +180,7 @@ const fn narrow(index: usize) -> u32 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct ConnectionKey {
-    /// Whose it is ([`crate::owner::workload`]), 0 where that is not known.
+    /// Whose it is (the id of its cgroup), 0 where that is not known.
     pub workload: u64,
     /// The service's port in host byte order, 0 where there is none to name,
     /// [`OTHER_PORT`] where there was no room for it.

@@ -33,7 +33,7 @@ pub struct Event {
     pub holder: u64,
     /// The holder's command name, padded with zeros; empty where it is not known.
     pub holder_comm: [u8; 16],
-    /// The workload it belongs to ([`crate::owner::workload`]), 0 where that is not
+    /// The workload it belongs to (the id of its cgroup), 0 where that is not
     /// known.
     pub workload: u64,
     /// Segments retransmitted over the connection's life.

@@ -48,7 +48,7 @@ pub struct Slot {
     /// Who holds it, [`crate::owner::Holder`] in a number, and above it
     /// [`Life::ttl`].
     pub holder: u64,
-    /// The workload it belongs to ([`crate::owner::workload`]), 0 where it is not
+    /// The workload it belongs to (the id of its cgroup), 0 where it is not
     /// known.
     pub workload: u64,
     /// The rest of [`Life`] in a number.
@@ -360,7 +360,7 @@ pub struct Listener {
     pub listening: u32,
     /// The last one's process, [`crate::owner::Holder`] in a number.
     pub holder: u64,
-    /// Its workload ([`crate::owner::workload`]), 0 where it is not known.
+    /// Its workload (the id of its cgroup), 0 where it is not known.
     pub workload: u64,
     /// `jiffies64` when the last one stopped, 0 before any has.
     pub stopped: u64,

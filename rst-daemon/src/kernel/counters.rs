@@ -41,7 +41,7 @@ pub struct Series {
     pub reason: Label<u8>,
     /// The service's port.
     pub port: Label<u16>,
-    /// Whose it was ([`rst_common::owner::workload`]).
+    /// Whose it was (the id of a cgroup).
     pub workload: Label<u64>,
 }
 

@@ -25,7 +25,7 @@ pub struct Stopped {
     pub pid: Option<u32>,
     /// When that began ([`rst_common::owner::born`]).
     pub born: u32,
-    /// Its workload ([`rst_common::owner::workload`]).
+    /// Its workload (the id of a cgroup).
     pub workload: u64,
     /// When, `CLOCK_MONOTONIC`, nanoseconds.
     pub at_ns: u64,
@@ -56,7 +56,7 @@ pub enum Since {
     Nobody,
     /// Somebody has listened again.
     Somebody {
-        /// By whom ([`rst_common::owner::workload`]).
+        /// By whom (the id of a cgroup).
         workload: u64,
         /// Since when, `CLOCK_MONOTONIC`, nanoseconds.
         at_ns: u64,
@@ -68,7 +68,7 @@ pub enum Since {
 /// A port that is served now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Served {
-    /// By whom ([`rst_common::owner::workload`]), 0 where that is not known.
+    /// By whom (the id of a cgroup), 0 where that is not known.
     pub workload: u64,
     /// The port, host byte order.
     pub port: u16,
