@@ -38,16 +38,43 @@ pub struct Checked {
     verdict: Verdict,
     /// What was found.
     what: String,
+    /// Why it is so, where that is known.
+    why: Option<String>,
+    /// What rst does not show for it.
+    not_shown: Vec<String>,
     /// What to change; `null` where there is nothing.
     change: Option<String>,
 }
 
 impl Checked {
+    fn finding(check: &'static str, what: impl Into<String>) -> Self {
+        Self {
+            verdict: Verdict::Finding,
+            ..Self::ok(check, what)
+        }
+    }
+
+    fn limit(check: &'static str, what: impl Into<String>) -> Self {
+        Self {
+            verdict: Verdict::Limit,
+            ..Self::ok(check, what)
+        }
+    }
+
+    fn advising(self, change: impl Into<String>) -> Self {
+        Self {
+            change: Some(change.into()),
+            ..self
+        }
+    }
+
     fn ok(check: &'static str, what: impl Into<String>) -> Self {
         Self {
             check,
             verdict: Verdict::Ok,
             what: what.into(),
+            why: None,
+            not_shown: Vec::new(),
             change: None,
         }
     }
@@ -66,8 +93,11 @@ impl fmt::Display for Checked {
             self.check,
             text::safe(&self.what)
         )?;
-        if let Some(change) = &self.change {
-            write!(out, "\n{:8} to change: {}", "", text::safe(change))?;
+        let lost = self.not_shown.iter().map(|lost| ("not shown", lost));
+        let why = self.why.iter().map(|why| ("why", why));
+        let change = self.change.iter().map(|change| ("to change", change));
+        for (head, line) in lost.chain(why).chain(change) {
+            write!(out, "\n{:8} {head}: {}", "", text::safe(line))?;
         }
         Ok(())
     }
@@ -88,7 +118,7 @@ pub enum DoctorError {
 pub async fn run(args: DoctorArgs) -> Result<bool, DoctorError> {
     let mut checked = match client::status(&args.socket).await {
         Ok(status) => probes::of_daemon(&status),
-        Err(ClientError::NoDaemon(_)) => probes::tried_here(),
+        Err(ClientError::NoDaemon(_)) => probes::tried_here(&args.socket),
         Err(error) => return Err(error.into()),
     };
     checked.extend(read_settings().check());

@@ -1,7 +1,7 @@
 //! Settings of this host that reset connections, or have them forgotten. Pure: what was read
 //! is passed in.
 
-use super::{Checked, Verdict};
+use super::Checked;
 
 /// What was read of `/proc`; `None` where it is not there.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,22 +39,19 @@ impl Settings {
             );
             return Some(Checked::ok(check, what));
         }
-        Some(Checked {
-            check,
-            verdict: Verdict::Finding,
-            what: format!(
-                "it forgets a silent connection after {timeout} s, before keep-alive asks after \
-                 {keepalive} s: what is sent on it then meets a firewall that does not know it \
-                 (stale_reuse, half_open, or silence)"
-            ),
-            change: Some(format!(
-                "sysctl -w net.ipv4.tcp_keepalive_time={}, and keep-alive on in what holds \
-                 connections for long; or sysctl -w \
-                 net.netfilter.nf_conntrack_tcp_timeout_established={}",
-                (timeout / 2).max(1),
-                keepalive * 2
-            )),
-        })
+        let what = format!(
+            "it forgets a silent connection after {timeout} s, before keep-alive asks after \
+             {keepalive} s: what is sent on it then meets a firewall that does not know it \
+             (stale_reuse, half_open, or silence)"
+        );
+        let change = format!(
+            "sysctl -w net.ipv4.tcp_keepalive_time={}, and keep-alive on in what holds \
+             connections for long; or sysctl -w \
+             net.netfilter.nf_conntrack_tcp_timeout_established={}",
+            (timeout / 2).max(1),
+            keepalive * 2
+        );
+        Some(Checked::finding(check, what).advising(change))
     }
 
     fn accept_queues(self) -> Option<Checked> {
@@ -71,25 +68,20 @@ impl Settings {
             );
             return Some(Checked::ok(check, what));
         }
-        Some(Checked {
-            check,
-            verdict: Verdict::Finding,
-            what: format!(
-                "{overflows} handshakes have met a full one since the boot, and \
-                 tcp_abort_on_overflow has them reset (listen_overflow)"
-            ),
-            change: Some(
-                "accept faster or raise the backlog: `ss -ltn` shows Recv-Q at Send-Q; sysctl -w \
-                 net.ipv4.tcp_abort_on_overflow=0 lets clients try again instead"
-                    .to_owned(),
-            ),
-        })
+        let what = format!(
+            "{overflows} handshakes have met a full one since the boot, and \
+             tcp_abort_on_overflow has them reset (listen_overflow)"
+        );
+        let change = "accept faster or raise the backlog: `ss -ltn` shows Recv-Q at Send-Q; \
+                      sysctl -w net.ipv4.tcp_abort_on_overflow=0 lets clients try again instead";
+        Some(Checked::finding(check, what).advising(change))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::Verdict;
 
     fn found(settings: Settings) -> Vec<(&'static str, Verdict)> {
         let checked = settings.check();

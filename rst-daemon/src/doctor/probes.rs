@@ -1,5 +1,7 @@
 //! What has become of the probes: a running daemon's, or those attached here for a moment.
 
+use std::path::Path;
+
 use super::{Checked, Verdict};
 use crate::config::Config;
 use crate::kernel::capabilities::Held;
@@ -13,28 +15,22 @@ const CHECK: &str = "probes";
 pub(super) fn of_daemon(status: &Status) -> Vec<Checked> {
     let mut checked = judge(&status.kernel, &status.probes);
     if !status.ready {
-        checked.push(Checked {
-            check: "daemon",
-            verdict: Verdict::Finding,
-            what: "it runs and is not ready".to_owned(),
-            change: Some("see its log: journalctl -u rst-daemon".to_owned()),
-        });
+        let daemon = Checked::finding("daemon", "it runs and is not ready");
+        checked.insert(0, daemon.advising("see its log: journalctl -u rst-daemon"));
     }
     checked
 }
 
 /// Attaches them, and takes them off again.
-pub(super) fn tried_here() -> Vec<Checked> {
+pub(super) fn tried_here(socket: &Path) -> Vec<Checked> {
     let kernel = rustix::system::uname()
         .release()
         .to_string_lossy()
         .into_owned();
-    let daemon = Checked {
-        check: "daemon",
-        verdict: Verdict::Finding,
-        what: "none runs: no reset is counted".to_owned(),
-        change: Some("systemctl enable --now rst-daemon, or `rst daemon`".to_owned()),
-    };
+    let daemon = format!("none serves {}: no reset is counted", socket.display());
+    let daemon = Checked::finding("daemon", daemon).advising(
+        "systemctl enable --now rst-daemon, or `rst daemon`; --socket names another's socket",
+    );
     let attached = load::attach(load::Settings::of(&Config::default()));
     let mut checked = match attached {
         Ok(attached) => {
@@ -44,19 +40,19 @@ pub(super) fn tried_here() -> Vec<Checked> {
                 &verdicts.iter().map(Judged::told).collect::<Vec<_>>(),
             )
         }
-        Err(error) => vec![Checked {
-            check: CHECK,
-            verdict: Verdict::Finding,
-            what: format!("they can't run on Linux {kernel}: {error}"),
-            // The error says it.
-            change: None,
-        }],
+        Err(error) => {
+            let what = format!("they can't run on Linux {kernel}");
+            // It says what to change.
+            let why = Some(error.to_string());
+            vec![Checked {
+                why,
+                ..Checked::finding(CHECK, what)
+            }]
+        }
     };
     checked.extend(Held::read().missing().map(|missing| Checked {
-        check: "capabilities",
-        verdict: Verdict::Limit,
-        what: format!("this process lacks {}: {}", missing.name, missing.without),
-        change: None,
+        not_shown: vec![missing.without.to_owned()],
+        ..Checked::limit("capabilities", format!("{} is missing here", missing.name))
     }));
     checked.insert(0, daemon);
     checked
@@ -83,37 +79,28 @@ fn judge(kernel: &str, probes: &[Told]) -> Vec<Checked> {
 
 fn not_attached(group: &[&Told]) -> Checked {
     let first = group[0];
-    let mut why = first.why.clone().unwrap_or_default();
-    if first.verdict == "not_on_this_kernel" {
-        why.insert_str(0, "only where ");
-    }
-    let lost: Vec<&str> = group.iter().map(|probe| probe.shows.as_str()).collect();
     let what = format!(
-        "{}: {}; not shown: {}; {why}",
+        "{}: {}",
         names(group.iter().copied()),
-        first.verdict.replace('_', " "),
-        lost.join("; "),
+        first.verdict.replace('_', " ")
     );
-    let (verdict, change) = match first.verdict.as_str() {
-        "not_on_this_kernel" => (Verdict::Limit, None),
-        "detached" => (
-            Verdict::Finding,
-            Some("raise max_cpu_percent; after SIGUSR1 restart the daemon"),
-        ),
-        "refused" => (
-            Verdict::Finding,
-            Some("what refuses them, as named; or do without what is not shown"),
-        ),
-        _ => (
-            Verdict::Finding,
-            Some("a newer rst may know this kernel; if not, report its version and this line"),
-        ),
+    let checked = match first.verdict.as_str() {
+        "not_on_this_kernel" => Checked::limit(CHECK, what),
+        "detached" => Checked::finding(CHECK, what)
+            .advising("raise max_cpu_percent; after SIGUSR1 restart the daemon"),
+        "refused" => Checked::finding(CHECK, what)
+            .advising("what refuses them, as named; or do without what is not shown"),
+        _ => Checked::finding(CHECK, what)
+            .advising("a newer rst may know this kernel; if not, report its version and this line"),
     };
+    let why = first.why.clone().map(|why| match checked.verdict {
+        Verdict::Limit => format!("only where {why}"),
+        Verdict::Finding | Verdict::Ok => why,
+    });
     Checked {
-        check: CHECK,
-        verdict,
-        what,
-        change: change.map(str::to_owned),
+        why,
+        not_shown: group.iter().map(|probe| probe.shows.clone()).collect(),
+        ..checked
     }
 }
 
@@ -150,26 +137,23 @@ mod tests {
                 told("f", "detached", Some("it was dear")),
             ],
         );
-        let lines: Vec<_> = checked
-            .iter()
-            .map(|one| (one.verdict, one.what.as_str()))
-            .collect();
+        let lines: Vec<_> = checked.iter().map(ToString::to_string).collect();
         assert_eq!(
             lines,
             [
-                (Verdict::Ok, "on Linux 6.1.0: a, c"),
-                (
-                    Verdict::Finding,
-                    "b, d: refused; not shown: what b shows; what d shows; no"
-                ),
-                (
-                    Verdict::Limit,
-                    "e: not on this kernel; not shown: what e shows; only where BTF has it"
-                ),
-                (
-                    Verdict::Finding,
-                    "f: detached; not shown: what f shows; it was dear"
-                ),
+                "ok       probes: on Linux 6.1.0: a, c",
+                "FINDING  probes: b, d: refused
+         not shown: what b shows
+         not shown: what d shows
+         why: no
+         to change: what refuses them, as named; or do without what is not shown",
+                "limit    probes: e: not on this kernel
+         not shown: what e shows
+         why: only where BTF has it",
+                "FINDING  probes: f: detached
+         not shown: what f shows
+         why: it was dear
+         to change: raise max_cpu_percent; after SIGUSR1 restart the daemon",
             ]
         );
     }
