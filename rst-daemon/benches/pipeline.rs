@@ -259,6 +259,7 @@ fn snapshot(are_served: bool) -> Snapshot {
             successful: true,
             success: jiff::Timestamp::UNIX_EPOCH,
         },
+        missed: 0,
         ledger: Report {
             kernel: Values::default(),
             ours: Ours::default(),

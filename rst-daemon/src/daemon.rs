@@ -327,6 +327,7 @@ fn scrape(
             workloads,
             served,
             ledger: ledger.clone(),
+            missed: ours.missed_sent + ours.missed_received,
             incidents: lock(&book).totals(),
             store: store.as_ref().map(Gauge::status),
             settings,

@@ -18,4 +18,5 @@ pub mod probes;
 pub mod programs;
 pub mod prototypes;
 pub mod ring;
+pub mod tracked;
 pub mod verdict;

@@ -11,12 +11,11 @@ use rst_daemon::cli::{
     Cli, Command, ConfigCommand, DaemonArgs, DoctorArgs, IncidentsArgs, WatchArgs,
 };
 use rst_daemon::config::{self, Config, ConfigError};
-use rst_daemon::doctor::{self, DoctorError};
 use rst_daemon::filter::Filter;
 use rst_daemon::hub::Hub;
 use rst_daemon::print::{self, Format};
 use rst_daemon::reload::Source;
-use rst_daemon::{daemon, explain, history, incidents, log, watch};
+use rst_daemon::{daemon, doctor, explain, history, incidents, log, watch};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{Level, warn};
 
@@ -27,7 +26,7 @@ enum Failure {
     /// It made sense and failed: 1.
     Failed(anyhow::Error),
     /// The host could not be examined: 2.
-    Unexamined(DoctorError),
+    Unexamined(anyhow::Error),
     /// The host has been examined, and something is to be changed: 1.
     Finding,
 }
@@ -59,7 +58,7 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
         Err(Failure::Unexamined(error)) => {
-            log::failure(&error);
+            log::failure(&format_args!("{error:#}"));
             ExitCode::from(2)
         }
         Err(Failure::Finding) => ExitCode::FAILURE,
@@ -115,7 +114,8 @@ fn run_incidents(args: IncidentsArgs) -> anyhow::Result<()> {
 }
 
 fn run_doctor(args: DoctorArgs) -> Result<(), Failure> {
-    match runtime()?.block_on(doctor::run(args)) {
+    let examined = runtime().and_then(|runtime| Ok(runtime.block_on(doctor::run(args))?));
+    match examined {
         Ok(false) => Ok(()),
         Ok(true) => Err(Failure::Finding),
         Err(error) => Err(Failure::Unexamined(error)),

@@ -58,6 +58,9 @@ pub struct Snapshot {
     pub served: Vec<Served>,
     /// The kernel's own counters, and ours against them.
     pub ledger: Report,
+    /// Resets that the kernel skipped our program for: those that `counts` lacks, where the
+    /// ledger may be of a minute ago.
+    pub missed: u64,
     /// How many incidents there have been, and are.
     pub incidents: BTreeMap<Of, Total>,
     /// How the store stands, where there is one.
@@ -182,10 +185,7 @@ fn ledger(snapshot: &Snapshot) -> [MetricFamily; 6] {
         counter(
             "rst_missed_resets_total",
             "Resets that the kernel skipped our program for, as it counts them.",
-            [(
-                vec![],
-                snapshot.ledger.ours.missed_sent + snapshot.ledger.ours.missed_received,
-            )],
+            [(vec![], snapshot.missed)],
         ),
         counter(
             "rst_credited_resets_total",
@@ -224,7 +224,7 @@ fn incidents(snapshot: &Snapshot) -> [MetricFamily; 2] {
 }
 
 /// The daemon itself.
-fn own(snapshot: &Snapshot) -> [MetricFamily; 8] {
+fn own(snapshot: &Snapshot) -> [MetricFamily; 9] {
     [
         counter(
             "rst_label_overflow_total",
@@ -234,12 +234,23 @@ fn own(snapshot: &Snapshot) -> [MetricFamily; 8] {
         gauge(
             "rst_map_entries",
             "Entries in use of a kernel map.",
-            [(vec![("map", "resets")], snapshot.counts.entries)],
+            [
+                (vec![("map", "resets")], snapshot.counts.entries),
+                (vec![("map", "sockets")], snapshot.counts.tracked[0]),
+            ],
         ),
         gauge(
             "rst_map_capacity",
             "Room for entries in a kernel map.",
-            [(vec![("map", "resets")], snapshot.max_series as usize)],
+            [
+                (vec![("map", "resets")], snapshot.max_series as usize),
+                (vec![("map", "sockets")], snapshot.counts.tracked[1]),
+            ],
+        ),
+        gauge(
+            "rst_tracked_sockets",
+            "Connections and listeners whose owner, age and role are known, a few seconds ago at most.",
+            [(vec![], snapshot.counts.tracked[0])],
         ),
         probes(snapshot),
         cost(

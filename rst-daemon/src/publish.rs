@@ -266,9 +266,7 @@ impl Publisher {
         if let Some(address) = address(event)
             && let Some((gone, workload)) = self.host.gone(event, address)
         {
-            // All that nothing has sorted into cgroups is in the root: its name says nothing.
-            let of = workload.as_ref().filter(|of| of.name != "/");
-            let name = of.map(|workload| workload.name.as_str());
+            let name = workload.as_ref().and_then(Workload::telling_name);
             let told = basis::stopped(&gone, name, event.ktime_ns);
             reset.basis.push_str(&told);
             let inode = event.known & event::known::NETNS != 0;

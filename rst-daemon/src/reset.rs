@@ -138,6 +138,15 @@ pub struct Workload {
     pub pod_uid: Option<String>,
 }
 
+impl Workload {
+    /// Its name, where that says more than that nothing has sorted the process into a cgroup:
+    /// all of these are in the root.
+    #[must_use]
+    pub fn telling_name(&self) -> Option<&str> {
+        (self.name != "/").then_some(&self.name)
+    }
+}
+
 /// A service that was not there for a while.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restart {

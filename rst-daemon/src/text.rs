@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use rst_common::cause::{Direction, Impact};
 use serde::Serialize;
 
-use crate::reset::{Endpoint, Exit, Owner, Reset, Restart, Restarted, Told};
+use crate::reset::{Endpoint, Exit, Owner, Reset, Restart, Restarted, Told, Workload};
 
 /// Widths of the columns; the longest label, or what fits most.
 mod width {
@@ -74,9 +74,8 @@ pub fn restarted(restarted: &Restarted, style: &Style) -> String {
         .time
         .to_zoned(style.zone.clone())
         .strftime("%H:%M:%S%.3f");
-    let name = workload
-        .as_ref()
-        .map_or("a service".to_owned(), |workload| safe(&workload.name));
+    let name = workload.as_ref().and_then(Workload::telling_name);
+    let name = name.map_or("a service".to_owned(), safe);
     let gap = started
         .and_then(|started| u64::try_from(started.duration_since(*stopped).as_millis()).ok())
         .map_or("?".to_owned(), self::time);
@@ -96,9 +95,8 @@ pub fn restart(restart: &Restart) -> String {
         started,
         resets,
     } = restart;
-    let name = workload
-        .as_ref()
-        .map_or("a service".to_owned(), |workload| safe(&workload.name));
+    let name = workload.as_ref().and_then(Workload::telling_name);
+    let name = name.map_or("a service".to_owned(), safe);
     let were = if *resets == 1 { "reset" } else { "resets" };
     let gap = started
         .and_then(|started| u64::try_from(started.duration_since(*stopped).as_millis()).ok());

@@ -450,7 +450,7 @@ fn doctor_without_a_daemon_tries_the_probes() {
     let folder = Folder::new();
     let (code, lines) = examined(rst(), &folder.socket());
     assert_eq!(code, Some(1));
-    assert!(finding(&lines, "daemon").starts_with("none serves "));
+    assert!(finding(&lines, "daemon").starts_with("none answers at "));
     let ok = lines.iter().find(|line| line["verdict"] == "ok").unwrap();
     assert_eq!(ok["check"], "probes");
     let what = ok["what"].as_str().unwrap();
@@ -466,7 +466,7 @@ fn doctor_says_what_the_probes_need() {
     let folder = Folder::new();
     let (code, lines) = examined(unprivileged(&folder), &folder.socket());
     assert_eq!(code, Some(1));
-    assert!(finding(&lines, "probes").starts_with("they can't run"));
+    assert!(finding(&lines, "probes").starts_with("this process can't attach them"));
     assert!(lines.iter().any(|line| {
         let why = line["why"].as_str().unwrap_or_default();
         why.contains("CAP_BPF CAP_PERFMON missing")

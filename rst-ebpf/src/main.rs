@@ -127,6 +127,7 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
         listen(sk, process::current(), false);
     } else if old == state::LISTEN {
         listeners::end(sk);
+        sockets::end(sk, LISTENERS_PEER, old);
     } else if closes {
         close(sk, old);
     } else {
@@ -217,13 +218,16 @@ fn handshake_ttl(sk: Sock) -> u8 {
     arrival::take(sk).map_or(0, |header| header.ttl)
 }
 
+/// The remote port of a socket that listens.
+const LISTENERS_PEER: u16 = 0;
+
 /// A listener begins, or is found: then `once`, for the iterator may come to a
 /// socket by several files, and the table of sockets tells which it has seen.
 #[inline(always)]
 fn listen(sk: Sock, owner: Owner, once: bool) {
     let life = Life {
         role: Role::Server as u8,
-        ..Life::unknown(0)
+        ..Life::unknown(LISTENERS_PEER)
     };
     let new = sockets::begin(sk, life, owner);
     if let Some(control) = CONTROL.get_ptr_mut(0)
@@ -347,12 +351,14 @@ pub fn inet_csk_accept_4(ctx: FExitContext) -> i32 {
 }
 
 /// Where fexit is refused, `(sk, parent)` in every version: what `inet_accept` does next with
-/// the connection (`sock_graft`). Sockets of other families, which come here too, are in no
-/// table. A kretprobe of `inet_csk_accept` would not do: there are only so many at a time
+/// the connection (`sock_graft`), as those of other families do. A kretprobe of `inet_csk_accept` would not do: there are only so many at a time
 /// (`maxactive`), and each process that waits in `accept` holds one.
 #[kprobe(function = "security_sock_graft")]
 pub fn security_sock_graft(ctx: ProbeContext) -> i32 {
-    accept(&ctx, 0);
+    let protocol = Sock::from_arg(&ctx, 0).and_then(|sk| sk.common::<u16>(Field::SkProtocol));
+    if protocol == Some(IPPROTO_TCP) {
+        accept(&ctx, 0);
+    }
     0
 }
 
@@ -384,15 +390,15 @@ pub unsafe extern "C" fn sockets_at_start(ctx: *const *mut u8) -> i32 {
     // SAFETY: the context has four words; the verifier types the second one
     // `struct task_struct *` and the last one `struct file *`, or NULL.
     let (task, file) = unsafe { (ctx.add(ITER_TASK).read(), ctx.add(ITER_FILE).read()) };
-    let Some(owner) = Task::of(task).map(process::of) else {
-        return 0;
-    };
     let Some(sk) = Sock::of_file(file) else {
         return 0;
     };
     if sk.common::<u16>(Field::SkProtocol) != Some(IPPROTO_TCP) {
         return 0;
     }
+    let Some(owner) = Task::of(task).map(process::of) else {
+        return 0;
+    };
     let state = sk.common::<u8>(Field::SkState).unwrap_or_default();
     if state == state::LISTEN {
         listen(sk, owner, true);

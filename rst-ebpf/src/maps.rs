@@ -66,9 +66,9 @@ pub(crate) static CONNECTIONS: PerCpuHashMap<ConnectionKey, u64> =
 pub(crate) static CONNECTIONS_OVERFLOW: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(Role::ALL.len() as u32, 0);
 
-/// Sockets while they live. Sized by the daemon before load.
+/// Sockets while they live. Sized by the daemon before load, which counts them now and then.
 #[map]
-pub(crate) static SOCKETS: Array<Set> = Array::with_max_entries(1, 0);
+pub(crate) static SOCKETS: Array<Set> = Array::with_max_entries(1, MMAPABLE);
 
 /// Connections that were closed or reset here a moment ago. Sized likewise.
 #[map]

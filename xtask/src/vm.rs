@@ -14,7 +14,6 @@ mod report;
 mod results;
 
 use std::{
-    fs,
     path::PathBuf,
     process::{Command, Stdio},
     sync::Mutex,
@@ -85,9 +84,6 @@ pub(crate) fn matrix(options: &Options, choice: Choice) -> Result<Tally> {
     let mut series = options.series.clone();
     if series.is_empty() {
         series = SERIES.map(str::to_owned).into();
-        if choice == Choice::Core {
-            leave_to_host(&mut series)?;
-        }
     }
     let mut bases = Vec::new();
     for arch in Arch::ALL {
@@ -112,19 +108,6 @@ pub(crate) fn matrix(options: &Options, choice: Choice) -> Result<Tally> {
         begin.elapsed().as_secs_f32()
     );
     Ok(report::tally(&rows, choice))
-}
-
-/// Takes this machine's own kernel out: `cargo xtask test` runs every live test on it.
-fn leave_to_host(series: &mut Vec<String>) -> Result<()> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    series.retain(|series| {
-        let own = release::is_of(release.trim(), series);
-        if own {
-            eprintln!("Linux {series} is this machine's own: no guest has it");
-        }
-        !own
-    });
-    Ok(())
 }
 
 /// What all guests of an architecture share.

@@ -11,6 +11,9 @@ use crate::status::Status;
 
 const CHECK: &str = "probes";
 
+/// So many are looked at: what answers at the socket need not be a daemon.
+const MAX_PROBES: usize = 256;
+
 /// What a daemon says of its own.
 pub(super) fn of_daemon(status: &Status) -> Vec<Checked> {
     let mut checked = judge(&status.kernel, &status.probes);
@@ -27,7 +30,10 @@ pub(super) fn tried_here(socket: &Path) -> Vec<Checked> {
         .release()
         .to_string_lossy()
         .into_owned();
-    let daemon = format!("none serves {}: no reset is counted", socket.display());
+    let daemon = format!(
+        "none answers at {}: if none runs no reset is counted",
+        socket.display()
+    );
     let daemon = Checked::finding("daemon", daemon).advising(
         "systemctl enable --now rst-daemon, or `rst daemon`; --socket names another's socket",
     );
@@ -41,7 +47,7 @@ pub(super) fn tried_here(socket: &Path) -> Vec<Checked> {
             )
         }
         Err(error) => {
-            let what = format!("they can't run on Linux {kernel}");
+            let what = format!("this process can't attach them, on Linux {kernel}");
             // It says what to change.
             let why = Some(error.to_string());
             vec![Checked {
@@ -62,9 +68,16 @@ pub(super) fn tried_here(socket: &Path) -> Vec<Checked> {
 fn judge(kernel: &str, probes: &[Told]) -> Vec<Checked> {
     let needed = probes.iter().filter(|probe| probe.verdict != "not_needed");
     let well = names(needed.filter(|probe| probe.is_well()));
-    let mut checked = vec![Checked::ok(CHECK, format!("on Linux {kernel}: {well}"))];
+    let mut checked = Vec::new();
+    if !well.is_empty() {
+        checked.push(Checked::ok(CHECK, format!("on Linux {kernel}: {well}")));
+    }
     let mut groups: Vec<Vec<&Told>> = Vec::new();
-    for probe in probes.iter().filter(|probe| !probe.is_well()) {
+    for probe in probes
+        .iter()
+        .take(MAX_PROBES)
+        .filter(|probe| !probe.is_well())
+    {
         let alike = |group: &&mut Vec<&Told>| {
             group[0].verdict == probe.verdict && group[0].why == probe.why
         };

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::time::Instant;
 
 use aya::Pod;
 use aya::maps::{MapData, PerCpuArray, PerCpuValues};
@@ -13,6 +14,7 @@ use rst_common::event::DetailStats;
 use rst_common::history::{BUCKET_SLOTS, BUCKETS};
 
 use super::batch::Batch;
+use super::tracked::Tracked;
 
 /// Words of [`rst_common::count::CountKey`].
 const KEY_WORDS: usize = 2;
@@ -124,6 +126,8 @@ pub struct Counts {
     pub detail: BTreeMap<Cause, DetailStats>,
     /// Series in the kernel's map.
     pub entries: usize,
+    /// Sockets that are tracked, and how many can be.
+    pub tracked: [usize; 2],
 }
 
 /// The kernel's maps of counts.
@@ -148,6 +152,8 @@ pub struct CountMaps {
     pub ignored: PerCpuArray<MapData, u64>,
     /// `DETAIL`.
     pub detail: PerCpuArray<MapData, RawDetail>,
+    /// `SOCKETS`.
+    pub sockets: Tracked,
 }
 
 /// Reads the count maps.
@@ -237,6 +243,10 @@ impl Counters {
         let mut counts = Counts {
             gaps: first.gaps,
             entries: first.entries,
+            tracked: [
+                self.maps.sockets.count(Instant::now())?,
+                self.maps.sockets.room(),
+            ],
             ..Counts::default()
         };
         for (series, [resets, mut retracted]) in first.values {

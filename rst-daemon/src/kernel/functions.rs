@@ -53,7 +53,7 @@ impl Module {
 /// its function by kprobe. Returns which it is.
 pub(super) fn or_kprobe(
     ebpf: &mut Ebpf,
-    (program, first): (&'static str, Result<Link, ProgramError>),
+    (how, program, first): (&str, &'static str, Result<Link, ProgramError>),
     (kprobe, function): (&'static str, &'static str),
     layout: &KernelLayout,
     host: &Host,
@@ -66,22 +66,22 @@ pub(super) fn or_kprobe(
     let refused = refused.detail();
     if !host.has_kprobes {
         return Err(Verdict::Refused(format!(
-            "fentry: {refused}; the kernel has no kprobes (CONFIG_KPROBE_EVENTS)"
+            "{how}: {refused}; the kernel has no kprobes (CONFIG_KPROBE_EVENTS)"
         )));
     }
     if let Some(difference) = layout.misfits.get(kprobe) {
         return Err(Verdict::Refused(format!(
-            "fentry: {refused}; kprobe: {difference}"
+            "{how}: {refused}; kprobe: {difference}"
         )));
     }
     let result = load_kprobe(ebpf, kprobe).and_then(|()| attach_kprobe(ebpf, function, kprobe));
     match result {
         Ok(link) => {
-            tracing::info!("{function} is probed by kprobe, for fentry is refused: {refused}");
+            tracing::info!("{function} is probed by kprobe, for {how} is refused: {refused}");
             Ok((kprobe, link))
         }
         Err(error) => Err(Verdict::Refused(format!(
-            "fentry: {refused}; kprobe: {}",
+            "{how}: {refused}; kprobe: {}",
             Verdict::of(kprobe, &error, host).detail()
         ))),
     }

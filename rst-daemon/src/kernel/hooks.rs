@@ -71,7 +71,7 @@ impl Hook {
         let result = match probe.kind {
             Kind::Tracepoint => attach_tracepoint(ebpf, name, program, btf),
             Kind::Return { kprobe } => {
-                let first = (program, attach_return(ebpf, name, program, btf));
+                let first = ("fexit", program, attach_return(ebpf, name, program, btf));
                 let second = (kprobe, kprobe);
                 let (program, link) = functions::or_kprobe(ebpf, first, second, layout, host)?;
                 hook.program = program;
@@ -79,7 +79,7 @@ impl Hook {
             }
             Kind::Iterator => run_iterator(ebpf, name, program, btf),
             Kind::Entry { kprobe } | Kind::Function { kprobe } => {
-                let first = (program, attach_entry(ebpf, name, program, btf));
+                let first = ("fentry", program, attach_entry(ebpf, name, program, btf));
                 let second = (kprobe, name);
                 let (program, link) = functions::or_kprobe(ebpf, first, second, layout, host)?;
                 hook.program = program;

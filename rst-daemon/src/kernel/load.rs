@@ -27,6 +27,7 @@ use super::listeners::Listeners;
 use super::pins::{Found, KEPT, Pins};
 use super::preflight::{Host, PreflightError};
 use super::probes::{Probe, SOCKETS_AT_START};
+use super::tracked::Tracked;
 use super::verdict::{Judged, Verdict, chain};
 use crate::clock::Hz;
 use crate::config::Config;
@@ -262,6 +263,7 @@ fn attach_undisturbed(settings: Settings<'_>) -> Result<Kernel, LoadError> {
         connections_overflow: open(&mut ebpf, "CONNECTIONS_OVERFLOW")?,
         ignored: open(&mut ebpf, "IGNORED")?,
         detail: open(&mut ebpf, "DETAIL")?,
+        sockets: tracked(&ebpf)?,
     });
     let doubts = open(&mut ebpf, "DOUBTS")?;
     let labels = open(&mut ebpf, "LABELS")?;
@@ -506,6 +508,14 @@ fn open<M: TryFrom<Map, Error = MapError>>(
 ) -> Result<M, LoadError> {
     let map = ebpf.take_map(name).ok_or(LoadError::Object(name))?;
     M::try_from(map).map_err(map_error(name))
+}
+
+fn tracked(ebpf: &Ebpf) -> Result<Tracked, LoadError> {
+    let name = "SOCKETS";
+    let Some(Map::Array(map)) = ebpf.map(name) else {
+        return Err(LoadError::Object(name));
+    };
+    Tracked::new(map).map_err(|source| LoadError::Batch { name, source })
 }
 
 /// A hash map with a value for each CPU, to be read as a whole.

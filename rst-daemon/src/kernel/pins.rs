@@ -33,6 +33,9 @@ pub const KEPT: [&str; 11] = [
     "LABELS",
 ];
 
+/// What was kept once, for folders of then to be removed.
+const ONCE_KEPT: [&str; 1] = ["NAMES"];
+
 /// Counts up where the meaning of a key or a value changes in a way that [`meaning`] does
 /// not see.
 const VERSION: u32 = 2;
@@ -212,7 +215,7 @@ fn remove_others(dir: &Path, own: &Path) -> io::Result<bool> {
         if path == own || !entry.file_type()?.is_dir() || !is_ours(&entry.file_name()) {
             continue;
         }
-        for table in KEPT {
+        for table in KEPT.iter().chain(&ONCE_KEPT) {
             match fs::remove_file(path.join(table)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 Ok(()) | Err(_) => {}
@@ -267,7 +270,8 @@ mod tests {
             fs::create_dir_all(dir.join(folder)).unwrap();
         }
         let foreign = format!("{full}/theirs");
-        for file in [&table, "snap/device", "tc/globals/map"] {
+        let once = format!("{other}/NAMES");
+        for file in [&table, &once, "snap/device", "tc/globals/map"] {
             fs::write(dir.join(file), "").unwrap();
         }
         std::os::unix::fs::symlink(dir.join("snap"), dir.join("fedcba9876543210")).unwrap();

@@ -56,6 +56,7 @@ pub(super) fn snapshot() -> Snapshot {
                 .into(),
             ignored: [(Ignored::Embryonic, 2)].into(),
             entries: 3,
+            tracked: [12, 64],
         },
         reader: ReaderStats {
             delivered: 6,
@@ -77,6 +78,7 @@ pub(super) fn snapshot() -> Snapshot {
             port: 80,
         }],
         ledger: ledger(),
+        missed: 3,
         incidents: BTreeMap::new(),
         store: Some(store::Status {
             up: true,
@@ -175,6 +177,9 @@ fn every_reset_is_in_one_series() {
         "rst_unaccounted_resets 3",
         r#"rst_map_entries{map="resets"} 3"#,
         r#"rst_map_capacity{map="resets"} 4096"#,
+        r#"rst_map_entries{map="sockets"} 12"#,
+        r#"rst_map_capacity{map="sockets"} 64"#,
+        "rst_tracked_sockets 12",
         r#"rst_probe_up{probe="tcp_send_reset",required="true"} 1"#,
         r#"rst_probe_up{probe="tcp_receive_reset",required="true"} 0"#,
     ] {

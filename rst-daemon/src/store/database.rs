@@ -207,14 +207,15 @@ impl Database {
             return Err(StoreError::NoWal);
         }
         connection.pragma_update(None, "synchronous", "NORMAL")?;
-        // Nothing beside the file itself.
-        connection.pragma_update(None, "temp_store", "MEMORY")?;
         // Kibibytes where it is negative.
         connection.pragma_update(None, "cache_size", -2048)?;
         let frames = CHECKPOINT.min(bounds.wal() / 4) / PAGE;
         connection.pragma_update(None, "wal_autocheckpoint", frames)?;
         connection.pragma_update(None, "journal_size_limit", bounds.wal() / 2)?;
+        // What it sorts may be larger than memory.
         schema::migrate(&mut connection)?;
+        // Nothing beside the file itself from now on.
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
         Ok(Self {
             connection,
             path,

@@ -1,7 +1,8 @@
 //! Reading the store, also while a daemon writes to it.
 //!
-//! No read lasts longer than it takes to fetch one batch: as long as it does, the
-//! WAL can't be emptied.
+//! No read lasts longer than it takes to fetch one batch, or to pass over the digests: as
+//! long as it does, the WAL can't be emptied. A search holds 16 bytes for each reset that it
+//! is to show.
 
 use std::collections::VecDeque;
 use std::fs::File;

@@ -22,8 +22,9 @@ pub(crate) type Labels = BTreeMap<String, String>;
 pub(crate) type Increase = BTreeMap<Labels, u64>;
 
 /// The gauges that tests look at.
-const GAUGES: [&str; 7] = [
+const GAUGES: [&str; 8] = [
     "rst_unaccounted_resets",
+    "rst_tracked_sockets",
     "rst_probe_up",
     "rst_shed_level",
     "rst_incident_active",

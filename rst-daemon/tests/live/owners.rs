@@ -27,6 +27,8 @@ mod services;
 mod sharing;
 #[path = "owners/start.rs"]
 mod start;
+#[path = "owners/tracked.rs"]
+mod tracked;
 #[path = "owners/uring.rs"]
 mod uring;
 

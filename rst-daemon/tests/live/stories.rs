@@ -176,11 +176,9 @@ fn restart_links_the_resets_in_between() {
     });
     let name = restarted["restart"]["workload"]["name"].as_str();
     let told_end = told.split_once(" restart  ").unwrap().1;
-    let expected_end = format!(
-        "{} listens again on port {} after ",
-        name.unwrap(),
-        server.port()
-    );
+    // Nothing may have sorted this process into a cgroup.
+    let name = name.filter(|name| *name != "/").unwrap_or("a service");
+    let expected_end = format!("{name} listens again on port {} after ", server.port());
     assert!(told_end.starts_with(&expected_end), "{told}");
     assert!(told.ends_with(": 3 resets in between"), "{told}");
     let events = lab.finish(&expected);
