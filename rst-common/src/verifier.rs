@@ -54,7 +54,7 @@ pub fn flag(value: bool) -> u8 {
     forget_u8(u8::from(value)) & 1
 }
 
-/// A set of small numbers, for [`holds`].
+/// A set of numbers below 64, for [`holds`].
 #[must_use]
 pub const fn set(members: &[u8]) -> u64 {
     let mut bits = 0;

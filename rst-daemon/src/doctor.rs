@@ -47,6 +47,17 @@ pub struct Checked {
 }
 
 impl Checked {
+    fn ok(check: &'static str, what: impl Into<String>) -> Self {
+        Self {
+            check,
+            verdict: Verdict::Ok,
+            what: what.into(),
+            why: None,
+            not_shown: Vec::new(),
+            change: None,
+        }
+    }
+
     fn finding(check: &'static str, what: impl Into<String>) -> Self {
         Self {
             verdict: Verdict::Finding,
@@ -65,17 +76,6 @@ impl Checked {
         Self {
             change: Some(change.into()),
             ..self
-        }
-    }
-
-    fn ok(check: &'static str, what: impl Into<String>) -> Self {
-        Self {
-            check,
-            verdict: Verdict::Ok,
-            what: what.into(),
-            why: None,
-            not_shown: Vec::new(),
-            change: None,
         }
     }
 }

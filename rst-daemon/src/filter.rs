@@ -100,6 +100,14 @@ impl fmt::Display for Quoted {
     }
 }
 
+/// The part of a [`Filter`] that a restart can be held against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RestartFilter<'a> {
+    pub(crate) workload: Option<&'a str>,
+    pub(crate) port: Option<u16>,
+    pub(crate) netns: Option<u32>,
+}
+
 impl Filter {
     /// Whether the reset is wanted. A fact that the reset lacks matches no
     /// restriction on it.
@@ -135,8 +143,9 @@ impl Filter {
             && netns.is_none_or(|netns| reset.netns == Some(netns))
     }
 
-    /// Whether a restart is wanted: not where resets of one kind are asked for.
-    fn matches_restart(&self, restarted: &Restarted) -> bool {
+    /// What restarts are filtered by; `None` where none is wanted, for resets of one kind
+    /// are asked for.
+    pub(crate) fn of_restarts(&self) -> Option<RestartFilter<'_>> {
         let Self {
             direction: None,
             cause: None,
@@ -148,14 +157,26 @@ impl Filter {
             netns,
         } = self
         else {
-            return false;
+            return None;
         };
+        Some(RestartFilter {
+            workload: workload.as_deref(),
+            port: *port,
+            netns: *netns,
+        })
+    }
+
+    fn matches_restart(&self, restarted: &Restarted) -> bool {
         let of = restarted.restart.workload.as_ref();
-        workload
-            .as_ref()
-            .is_none_or(|name| of.is_some_and(|of| of.name == *name))
-            && port.is_none_or(|port| restarted.port == port)
-            && netns.is_none_or(|netns| restarted.netns == Some(netns))
+        self.of_restarts().is_some_and(|filter| {
+            filter
+                .workload
+                .is_none_or(|name| of.is_some_and(|of| of.name == *name))
+                && filter.port.is_none_or(|port| restarted.port == port)
+                && filter
+                    .netns
+                    .is_none_or(|netns| restarted.netns == Some(netns))
+        })
     }
 
     /// Whether the watcher wants to be told.

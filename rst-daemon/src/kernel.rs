@@ -12,6 +12,7 @@ pub mod labels;
 pub mod layout;
 pub mod listeners;
 pub mod load;
+mod mapping;
 pub mod pins;
 pub mod preflight;
 pub mod probes;

@@ -236,7 +236,7 @@ fn own(snapshot: &Snapshot) -> [MetricFamily; 9] {
             "Entries in use of a kernel map.",
             [
                 (vec![("map", "resets")], snapshot.counts.entries),
-                (vec![("map", "sockets")], snapshot.counts.tracked[0]),
+                (vec![("map", "sockets")], snapshot.counts.tracked),
             ],
         ),
         gauge(
@@ -244,13 +244,13 @@ fn own(snapshot: &Snapshot) -> [MetricFamily; 9] {
             "Room for entries in a kernel map.",
             [
                 (vec![("map", "resets")], snapshot.max_series as usize),
-                (vec![("map", "sockets")], snapshot.counts.tracked[1]),
+                (vec![("map", "sockets")], snapshot.counts.tracked_room),
             ],
         ),
         gauge(
             "rst_tracked_sockets",
             "Connections and listeners whose owner, age and role are known, a few seconds ago at most.",
-            [(vec![], snapshot.counts.tracked[0])],
+            [(vec![], snapshot.counts.tracked)],
         ),
         probes(snapshot),
         cost(

@@ -351,8 +351,9 @@ pub fn inet_csk_accept_4(ctx: FExitContext) -> i32 {
 }
 
 /// Where fexit is refused, `(sk, parent)` in every version: what `inet_accept` does next with
-/// the connection (`sock_graft`), as those of other families do. A kretprobe of `inet_csk_accept` would not do: there are only so many at a time
-/// (`maxactive`), and each process that waits in `accept` holds one.
+/// the connection (`sock_graft`), as those of other families do. A kretprobe of
+/// `inet_csk_accept` would not do: there are only so many at a time (`maxactive`), and each
+/// process that waits in `accept` holds one.
 #[kprobe(function = "security_sock_graft")]
 pub fn security_sock_graft(ctx: ProbeContext) -> i32 {
     let protocol = Sock::from_arg(&ctx, 0).and_then(|sk| sk.common::<u16>(Field::SkProtocol));
@@ -362,12 +363,12 @@ pub fn security_sock_graft(ctx: ProbeContext) -> i32 {
     0
 }
 
-/// A process takes the connection of an argument: it is the one that holds it, as far as anybody
-/// can know. The listener may be another's (socket activation): then it is that
-/// process's service, too.
+/// A process takes the connection that this argument is: it is the one that holds it, as
+/// far as anybody can know. The listener may be another's (socket activation): then it is
+/// that process's service, too.
 #[inline(always)]
-fn accept<C: Call>(ctx: &C, place: usize) {
-    let Some(sk) = Sock::from_arg(ctx, place) else {
+fn accept<C: Call>(ctx: &C, index: usize) {
+    let Some(sk) = Sock::from_arg(ctx, index) else {
         return;
     };
     let owner = process::accepting();

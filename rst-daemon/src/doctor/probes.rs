@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::{Checked, Verdict};
+use super::Checked;
 use crate::config::Config;
 use crate::kernel::capabilities::Held;
 use crate::kernel::load;
-use crate::kernel::verdict::{Judged, Told};
+use crate::kernel::verdict::{Judged, Outcome, Told, together};
 use crate::status::Status;
 
 const CHECK: &str = "probes";
@@ -66,50 +66,52 @@ pub(super) fn tried_here(socket: &Path) -> Vec<Checked> {
 
 /// A line for those that are attached, and one for all that are not for the same reason.
 fn judge(kernel: &str, probes: &[Told]) -> Vec<Checked> {
-    let needed = probes.iter().filter(|probe| probe.verdict != "not_needed");
-    let well = names(needed.filter(|probe| probe.is_well()));
-    let mut checked = Vec::new();
-    if !well.is_empty() {
-        checked.push(Checked::ok(CHECK, format!("on Linux {kernel}: {well}")));
-    }
-    let mut groups: Vec<Vec<&Told>> = Vec::new();
-    for probe in probes
-        .iter()
-        .take(MAX_PROBES)
-        .filter(|probe| !probe.is_well())
-    {
-        let alike = |group: &&mut Vec<&Told>| {
-            group[0].verdict == probe.verdict && group[0].why == probe.why
-        };
-        match groups.iter_mut().find(alike) {
-            Some(group) => group.push(probe),
-            None => groups.push(vec![probe]),
+    let (mut well, mut not) = (Vec::new(), Vec::new());
+    for probe in probes.iter().take(MAX_PROBES) {
+        match probe.verdict {
+            Outcome::Attached | Outcome::Waiting => well.push(probe),
+            Outcome::NotNeeded => {}
+            Outcome::Detached
+            | Outcome::NotOnThisKernel
+            | Outcome::Changed
+            | Outcome::Refused
+            | Outcome::Failed => not.push(probe),
         }
     }
+    let mut checked = Vec::new();
+    if !well.is_empty() {
+        let well = names(&well);
+        checked.push(Checked::ok(CHECK, format!("on Linux {kernel}: {well}")));
+    }
+    let alike = |one: &Told, other: &Told| one.verdict == other.verdict && one.why == other.why;
+    let groups = together(not.into_iter(), alike);
     checked.extend(groups.iter().map(|group| not_attached(group)));
     checked
 }
 
 fn not_attached(group: &[&Told]) -> Checked {
     let first = group[0];
-    let what = format!(
-        "{}: {}",
-        names(group.iter().copied()),
-        first.verdict.replace('_', " ")
-    );
-    let checked = match first.verdict.as_str() {
-        "not_on_this_kernel" => Checked::limit(CHECK, what),
-        "detached" => Checked::finding(CHECK, what)
-            .advising("raise max_cpu_percent; after SIGUSR1 restart the daemon"),
-        "refused" => Checked::finding(CHECK, what)
-            .advising("what refuses them, as named; or do without what is not shown"),
-        _ => Checked::finding(CHECK, what)
-            .advising("a newer rst may know this kernel; if not, report its version and this line"),
+    let finding = |what: &str, change: &str| {
+        Checked::finding(CHECK, format!("{}: {what}", names(group))).advising(change)
     };
-    let why = first.why.clone().map(|why| match checked.verdict {
-        Verdict::Limit => format!("only where {why}"),
-        Verdict::Finding | Verdict::Ok => why,
-    });
+    let unknown = "a newer rst may know this kernel; if not, report its version and this line";
+    let mut why = first.why.clone();
+    let checked = match first.verdict {
+        Outcome::Detached => finding(
+            "detached",
+            "raise max_cpu_percent; after SIGUSR1 restart the daemon",
+        ),
+        Outcome::Refused => finding(
+            "refused",
+            "what refuses them, as named; or do without what is not shown",
+        ),
+        Outcome::Changed => finding("changed", unknown),
+        Outcome::Failed => finding("failed", unknown),
+        Outcome::NotOnThisKernel | Outcome::Attached | Outcome::Waiting | Outcome::NotNeeded => {
+            why = why.map(|why| format!("only where {why}"));
+            Checked::limit(CHECK, format!("{}: not on this kernel", names(group)))
+        }
+    };
     Checked {
         why,
         not_shown: group.iter().map(|probe| probe.shows.clone()).collect(),
@@ -117,8 +119,8 @@ fn not_attached(group: &[&Told]) -> Checked {
     }
 }
 
-fn names<'a>(probes: impl Iterator<Item = &'a Told>) -> String {
-    let names: Vec<&str> = probes.map(|probe| probe.probe.as_str()).collect();
+fn names(probes: &[&Told]) -> String {
+    let names: Vec<&str> = probes.iter().map(|probe| probe.probe.as_str()).collect();
     names.join(", ")
 }
 
@@ -126,11 +128,11 @@ fn names<'a>(probes: impl Iterator<Item = &'a Told>) -> String {
 mod tests {
     use super::*;
 
-    fn told(probe: &str, verdict: &str, why: Option<&str>) -> Told {
+    fn told(probe: &str, verdict: Outcome, why: Option<&str>) -> Told {
         Told {
             probe: probe.to_owned(),
             required: false,
-            verdict: verdict.to_owned(),
+            verdict,
             why: why.map(str::to_owned),
             shows: format!("what {probe} shows"),
         }
@@ -141,13 +143,13 @@ mod tests {
         let checked = judge(
             "6.1.0",
             &[
-                told("a", "attached", None),
-                told("b", "refused", Some("no")),
-                told("c", "waiting", Some("for a module")),
-                told("d", "refused", Some("no")),
-                told("g", "not_needed", Some("BTF lacks it")),
-                told("e", "not_on_this_kernel", Some("BTF has it")),
-                told("f", "detached", Some("it was dear")),
+                told("a", Outcome::Attached, None),
+                told("b", Outcome::Refused, Some("no")),
+                told("c", Outcome::Waiting, Some("for a module")),
+                told("d", Outcome::Refused, Some("no")),
+                told("g", Outcome::NotNeeded, Some("BTF lacks it")),
+                told("e", Outcome::NotOnThisKernel, Some("BTF has it")),
+                told("f", Outcome::Detached, Some("it was dear")),
             ],
         );
         let lines: Vec<_> = checked.iter().map(ToString::to_string).collect();

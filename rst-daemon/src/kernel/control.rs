@@ -1,17 +1,17 @@
 //! The page shared with the programs: wake-up flag and budget of detail.
 
 use std::os::fd::AsFd;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use rst_common::event::Control;
 use rst_common::history::BUCKET_SLOTS;
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::ProtFlags;
+
+use super::mapping::Mapping;
 
 /// The mmapped value of the `CONTROL` map.
 pub struct ControlPage {
-    page: NonNull<Control>,
-    len: usize,
+    page: Mapping,
 }
 
 // SAFETY: the page is only touched through atomics.
@@ -22,29 +22,20 @@ unsafe impl Sync for ControlPage {}
 impl ControlPage {
     /// Maps the first value of a mmapable array of [`Control`].
     pub fn map(fd: impl AsFd) -> std::io::Result<Self> {
-        let len = rustix::param::page_size();
-        // SAFETY: a fresh shared mapping of one page at an address the kernel
-        // chooses; nothing else in the process knows it.
-        let page = unsafe {
-            mmap(
-                std::ptr::null_mut(),
-                len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                fd,
-                0,
-            )
-        }?;
-        let page = NonNull::new(page.cast())
-            .ok_or_else(|| std::io::Error::other("mmap returned address 0"))?;
-        Ok(Self { page, len })
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let page = Mapping::new(fd, size_of::<Control>(), access)?;
+        Ok(Self { page })
+    }
+
+    fn control(&self) -> *mut Control {
+        self.page.start().as_ptr().cast()
     }
 
     fn atomic(&self, field: impl FnOnce(*mut Control) -> *mut u64) -> &AtomicU64 {
         // SAFETY: the pointer is inside the mapping, which lives as long as
         // self, 8-byte aligned (page start plus a field offset of a repr(C)
         // struct of u64), and only accessed atomically.
-        unsafe { AtomicU64::from_ptr(field(self.page.as_ptr())) }
+        unsafe { AtomicU64::from_ptr(field(self.control())) }
     }
 
     /// Asks the programs to wake us for the next record. The caller must look
@@ -97,7 +88,7 @@ impl ControlPage {
     pub fn set_times(&self, buckets: [u32; BUCKET_SLOTS], closed: u32) {
         // SAFETY: projects fields of the mapped struct without reading them.
         let (bounds, window) = unsafe {
-            let control = self.page.as_ptr();
+            let control = self.control();
             (&raw mut (*control).buckets, &raw mut (*control).closed)
         };
         // SAFETY: inside the mapping, aligned; no program runs yet.
@@ -142,14 +133,6 @@ impl ControlPage {
         let own = self.atomic(|control| unsafe { &raw mut (*control).share });
         kept.store(reserve, Ordering::Relaxed);
         own.store(share, Ordering::Relaxed);
-    }
-}
-
-impl Drop for ControlPage {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `map`; no reference outlives self.
-        // Failing would leave one page mapped until exit.
-        let _ = unsafe { munmap(self.page.as_ptr().cast(), self.len) };
     }
 }
 

@@ -126,8 +126,10 @@ pub struct Counts {
     pub detail: BTreeMap<Cause, DetailStats>,
     /// Series in the kernel's map.
     pub entries: usize,
-    /// Sockets that are tracked, and how many can be.
-    pub tracked: [usize; 2],
+    /// Sockets that are tracked.
+    pub tracked: usize,
+    /// How many can be.
+    pub tracked_room: usize,
 }
 
 /// The kernel's maps of counts.
@@ -243,10 +245,8 @@ impl Counters {
         let mut counts = Counts {
             gaps: first.gaps,
             entries: first.entries,
-            tracked: [
-                self.maps.sockets.count(Instant::now())?,
-                self.maps.sockets.room(),
-            ],
+            tracked: self.maps.sockets.count(Instant::now())?,
+            tracked_room: self.maps.sockets.room(),
             ..Counts::default()
         };
         for (series, [resets, mut retracted]) in first.values {

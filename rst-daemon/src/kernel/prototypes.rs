@@ -78,7 +78,8 @@ const SKB: &str = "struct sk_buff *";
 /// Every program that the kernel's tracepoints and functions call.
 ///
 /// Sources: include/trace/events/{tcp,sock,skb}.h, kernel/bpf/task_iter.c and, in net/ipv4,
-/// inet_connection_sock.c, tcp_input.c, tcp_ipv4.c and tcp_minisocks.c, net/ipv6/tcp_ipv6.c, security/security.c; 5.10 to 7.2.
+/// inet_connection_sock.c, tcp_input.c, tcp_ipv4.c and tcp_minisocks.c, net/ipv6/tcp_ipv6.c,
+/// security/security.c; 5.10 to 7.2.
 pub const PROTOTYPES: &[Prototype] = &[
     tracepoint(
         "inet_sock_set_state",

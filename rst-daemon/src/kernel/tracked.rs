@@ -2,13 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aya::maps::MapData;
 use rst_common::history::{Life, Set, Slot};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::ProtFlags;
+
+use super::mapping::Mapping;
 
 /// How long a count is taken for the number still.
 const FRESH: Duration = Duration::from_secs(5);
@@ -49,12 +50,16 @@ impl Tracked {
         {
             return Ok(count);
         }
-        let table = Table::map(&self.fd, self.len)?;
-        let count = table
-            .words()
-            .chunks_exact(WORDS)
-            .filter(|slot| lives(slot))
-            .count();
+        // Mapped for good it would count as the daemon's.
+        let table = Mapping::new(&self.fd, self.len, ProtFlags::READ)?;
+        // SAFETY: the mapping is of so many bytes at least, begins at a page and lives longer
+        // than the slice. The programs write to it meanwhile, in whole words, and it is read by
+        // atomic loads alone, which a read-only mapping allows.
+        let words: &[AtomicU64] = unsafe {
+            std::slice::from_raw_parts(table.start().as_ptr().cast(), self.len / size_of::<u64>())
+        };
+        let slots = words.chunks_exact(WORDS);
+        let count = slots.filter(|slot| lives(slot)).count();
         self.last = Some((now, count));
         Ok(count)
     }
@@ -69,48 +74,6 @@ fn lives(slot: &[AtomicU64]) -> bool {
     let identity = word(std::mem::offset_of!(Slot, identity));
     let content = word(std::mem::offset_of!(Slot, content));
     identity != 0 && Life::unpack(content).state_before == 0
-}
-
-/// The table's memory, for as long as it is looked at: mapped for good it would count as the
-/// daemon's.
-struct Table {
-    start: *mut u64,
-    len: usize,
-}
-
-impl Table {
-    fn map(fd: &impl AsFd, len: usize) -> io::Result<Self> {
-        // SAFETY: a fresh mapping at an address that the kernel chooses; nothing else in the
-        // process knows it.
-        let start = unsafe {
-            mmap(
-                ptr::null_mut(),
-                len,
-                ProtFlags::READ,
-                MapFlags::SHARED,
-                fd,
-                0,
-            )
-        }?;
-        Ok(Self {
-            start: start.cast(),
-            len,
-        })
-    }
-
-    fn words(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping is of `len` bytes and lives as long as self; it starts at a page.
-        // The programs write to it meanwhile, in whole words, and it is read by atomic loads
-        // alone, which a read-only mapping allows.
-        unsafe { std::slice::from_raw_parts(self.start.cast(), self.len / size_of::<u64>()) }
-    }
-}
-
-impl Drop for Table {
-    fn drop(&mut self) {
-        // SAFETY: exactly the mapping that `map` made, which nobody refers to any more.
-        let _ = unsafe { munmap(self.start.cast(), self.len) };
-    }
 }
 
 #[cfg(test)]

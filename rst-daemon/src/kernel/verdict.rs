@@ -37,6 +37,21 @@ pub enum Verdict {
     Failed(String),
 }
 
+/// A [`Verdict`] in a word, as the status has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "see Verdict")]
+pub enum Outcome {
+    Attached,
+    Detached,
+    Waiting,
+    NotOnThisKernel,
+    NotNeeded,
+    Changed,
+    Refused,
+    Failed,
+}
+
 /// A hook with what became of it.
 #[derive(Clone, Debug)]
 pub struct Judged {
@@ -53,21 +68,12 @@ pub struct Told {
     pub probe: String,
     /// Whether the daemon can be ready without it.
     pub required: bool,
-    /// [`Verdict::name`].
-    pub verdict: String,
+    /// What became of it.
+    pub verdict: Outcome,
     /// `null` where it is attached.
     pub why: Option<String>,
     /// What is lost without it.
     pub shows: String,
-}
-
-impl Told {
-    /// Whether nothing is lost: it is attached, or need not be, or will be when its module
-    /// is loaded.
-    #[must_use]
-    pub fn is_well(&self) -> bool {
-        ["attached", "not_needed", "waiting"].contains(&self.verdict.as_str())
-    }
 }
 
 impl Verdict {
@@ -118,18 +124,18 @@ impl Verdict {
         }
     }
 
-    /// A word for it.
+    /// The same without what was said of it.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
+    pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::Attached => "attached",
-            Self::Detached => "detached",
-            Self::Waiting(_) => "waiting",
-            Self::NotHere => "not_on_this_kernel",
-            Self::NotNeeded => "not_needed",
-            Self::Changed(_) => "changed",
-            Self::Refused(_) => "refused",
-            Self::Failed(_) => "failed",
+            Self::Attached => Outcome::Attached,
+            Self::Detached => Outcome::Detached,
+            Self::Waiting(_) => Outcome::Waiting,
+            Self::NotHere => Outcome::NotOnThisKernel,
+            Self::NotNeeded => Outcome::NotNeeded,
+            Self::Changed(_) => Outcome::Changed,
+            Self::Refused(_) => Outcome::Refused,
+            Self::Failed(_) => Outcome::Failed,
         }
     }
 }
@@ -155,7 +161,7 @@ impl Judged {
         Told {
             probe: self.probe.name.to_owned(),
             required: self.probe.required,
-            verdict: self.verdict.name().to_owned(),
+            verdict: self.verdict.outcome(),
             why: self.why().map(str::to_owned),
             shows: self.probe.shows.to_owned(),
         }
@@ -192,27 +198,30 @@ impl fmt::Display for Judged {
 /// that the kernel has not or refuses for the same reason. Also whether something is wrong.
 #[must_use]
 pub fn log_lines(hooks: &[Judged]) -> Vec<(bool, String)> {
-    let mut groups: Vec<Vec<&Judged>> = Vec::new();
-    for judged in hooks {
-        let alike = |group: &&mut Vec<&Judged>| {
-            matches!(judged.verdict, Verdict::NotHere | Verdict::Refused(_))
-                && group[0].verdict == judged.verdict
-                && group[0].why() == judged.why()
-        };
-        match judged.verdict {
-            Verdict::Attached | Verdict::NotNeeded => {}
-            Verdict::Detached
-            | Verdict::Waiting(_)
-            | Verdict::NotHere
-            | Verdict::Changed(_)
-            | Verdict::Refused(_)
-            | Verdict::Failed(_) => match groups.iter_mut().find(alike) {
-                Some(group) => group.push(judged),
-                None => groups.push(vec![judged]),
-            },
+    let told = hooks
+        .iter()
+        .filter(|judged| !matches!(judged.verdict, Verdict::Attached | Verdict::NotNeeded));
+    let groups = together(told, |first, judged| {
+        matches!(judged.verdict, Verdict::NotHere | Verdict::Refused(_))
+            && first.verdict == judged.verdict
+            && first.why() == judged.why()
+    });
+    groups.iter().map(|group| line(group)).collect()
+}
+
+/// Items that are alike together, in the order of the first of each.
+pub fn together<'a, T>(
+    items: impl Iterator<Item = &'a T>,
+    alike: impl Fn(&T, &T) -> bool,
+) -> Vec<Vec<&'a T>> {
+    let mut groups: Vec<Vec<&T>> = Vec::new();
+    for item in items {
+        match groups.iter_mut().find(|group| alike(group[0], item)) {
+            Some(group) => group.push(item),
+            None => groups.push(vec![item]),
         }
     }
-    groups.iter().map(|group| line(group)).collect()
+    groups
 }
 
 /// One line for hooks that have become the same, and whether something is wrong.
@@ -352,8 +361,8 @@ mod tests {
             assert!(why.contains("(os error"), "{why}");
         }
         assert_eq!(
-            load(libc::ENOMEM, "", &free).name(),
-            "failed",
+            load(libc::ENOMEM, "", &free).outcome(),
+            Outcome::Failed,
             "there is no likely reason"
         );
     }

@@ -96,6 +96,14 @@ pub(super) enum Malformed {
     Mismatch(&'static str),
 }
 
+/// The lines of a protocol: its names, then its numbers.
+fn lines<'a>(text: &'a str, protocol: &'a str) -> impl Iterator<Item = &'a str> {
+    text.lines().filter_map(move |line| {
+        let (of, rest) = line.split_once(':')?;
+        (of == protocol).then_some(rest)
+    })
+}
+
 /// Reads the counters of a protocol, `Tcp` or `TcpExt`, into `values`. Returns
 /// all its numbers as they stand there: while they stay the same, nothing has
 /// happened.
@@ -104,10 +112,7 @@ pub(super) fn parse<'a>(
     protocol: &'static str,
     values: &mut Values,
 ) -> Result<&'a str, Malformed> {
-    let mut lines = text.lines().filter_map(|line| {
-        let (of, rest) = line.split_once(':')?;
-        (of == protocol).then_some(rest)
-    });
+    let mut lines = lines(text, protocol);
     let names = lines.next().ok_or(Malformed::Missing(protocol))?;
     let mismatch = Malformed::Mismatch(protocol);
     let line = lines.next().ok_or(mismatch)?;
@@ -126,10 +131,7 @@ pub(super) fn parse<'a>(
 
 /// One counter by its name.
 pub(super) fn one(text: &str, protocol: &str, name: &str) -> Option<u64> {
-    let mut lines = text.lines().filter_map(|line| {
-        let (of, rest) = line.split_once(':')?;
-        (of == protocol).then_some(rest.split_ascii_whitespace())
-    });
+    let mut lines = lines(text, protocol).map(str::split_ascii_whitespace);
     let at = lines.next()?.position(|column| column == name)?;
     lines.next()?.nth(at)?.parse().ok()
 }

@@ -56,7 +56,8 @@ pub(super) fn snapshot() -> Snapshot {
                 .into(),
             ignored: [(Ignored::Embryonic, 2)].into(),
             entries: 3,
-            tracked: [12, 64],
+            tracked: 12,
+            tracked_room: 64,
         },
         reader: ReaderStats {
             delivered: 6,

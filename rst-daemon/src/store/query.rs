@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use super::database::{FILE, StoreError, nanoseconds, wal};
 use super::{digest, schema};
-use crate::filter::Filter;
+use crate::filter::{Filter, RestartFilter};
 use crate::reset::Told;
 use crate::text;
 
@@ -330,21 +330,12 @@ fn conditions(query: &Query, kind: Kind) -> Option<(String, Vec<Value>)> {
         }
     };
     if kind == Kind::Restarts {
-        // As the filter of a watcher has it.
-        let Filter {
-            direction: None,
-            cause: None,
-            impact: None,
+        let RestartFilter {
             workload,
             port,
-            peer: None,
-            pid: None,
             netns,
-        } = &query.filter
-        else {
-            return None;
-        };
-        let name = workload.as_ref().map(|name| Value::Text(text::safe(name)));
+        } = query.filter.of_restarts()?;
+        let name = workload.map(|name| Value::Text(text::safe(name)));
         add(
             " AND port = ?",
             port.map(|port| Value::Integer(port.into())),

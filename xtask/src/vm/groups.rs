@@ -33,8 +33,8 @@ impl Group {
 }
 
 /// The columns. To have a test run on every kernel, name it here; it must need no program but
-/// `ip`, `nft`, `nsenter` and `ss` (see [`super::initramfs`]), and state what it expects of a kernel
-/// that shows less by `rst-daemon/tests/live/kernel.rs`.
+/// `ip`, `nft`, `nsenter` and `ss` (see [`super::initramfs`]), and state what it expects of a
+/// kernel that shows less by `rst-daemon/tests/live/kernel.rs`.
 pub(crate) const GROUPS: &[Group] = &[
     Group {
         name: "connect",

@@ -102,8 +102,8 @@ const ITERATE: (&str, &str) = (
 );
 
 /// From the headers at the tags of Linus' tree (include/trace/events/{tcp,sock,skb}.h,
-/// net/ipv4/{inet_connection_sock.c,tcp_ipv4.c}, net/ipv6/tcp_ipv6.c, security/security.c) where nothing else
-/// is said.
+/// net/ipv4/{inet_connection_sock.c,tcp_ipv4.c}, net/ipv6/tcp_ipv6.c, security/security.c)
+/// where nothing else is said.
 const KERNELS: &[Kernel] = &[
     Kernel {
         name: "5.10",

@@ -138,7 +138,8 @@ const SOME: &str = "max_series = 64\ntracked_sockets = 512\nclosed_connections =
 /// Connections that stay, with a socket at each end: more than that.
 const STAY: usize = 300;
 
-/// Fills every map, also what no setting makes smaller: listeners and time-outs. What it returns keeps the table of sockets full.
+/// Fills every map, also what no setting makes smaller: listeners and time-outs. What it
+/// returns keeps the table of sockets full.
 fn fill(lab: &Lab) -> Vec<[TcpStream; 2]> {
     lab.inside(|| {
         for _ in 0..LISTENED {
